@@ -1,0 +1,1 @@
+"""The canonical Episode record: what every robot dataset is turned into."""
