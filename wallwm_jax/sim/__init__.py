@@ -1,0 +1,1 @@
+"""Simulators and scripted experts behind one small interface."""
