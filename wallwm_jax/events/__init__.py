@@ -1,0 +1,1 @@
+"""Episode -> semantic events, offline: carve, caption, build, store."""

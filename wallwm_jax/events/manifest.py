@@ -1,0 +1,161 @@
+"""What a store says about itself: manifest, per-shard index, checksums.
+
+A store is a folder:
+
+    manifest.json                    one page: splits, lengths, shards with SHA-256
+    train-drawer-open.array_record   events, one record each
+    train-drawer-open.index.json     one small row per event, nothing to decode
+
+No clock time, host or path enters these files, so the same episodes always
+give the same bytes. JSON keys are sorted for the same reason.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+FORMAT = "wallwm-events"
+VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class StoreError(RuntimeError):
+    """A store is missing, damaged or unfinished. One line: what, where, what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One ArrayRecord file and its index file, both with their SHA-256."""
+
+    path: str
+    split: str
+    records: int
+    sha256: str
+    index: str
+    index_sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json.
+
+    Attributes:
+      splits: name -> {"episodes": n, "events": n}.
+      event_length: {"p5", "p50", "p95", "max"} over all events, control steps.
+      stride, group: how frames were sampled, see `episodes.clock`.
+      skipped: [{"episode": id, "reason": text}], episodes that gave no events.
+      settings: what the store was made from; equal settings mean equal bytes.
+    """
+
+    format: str
+    version: int
+    tasks: list[str]
+    splits: dict[str, dict[str, int]]
+    event_length: dict[str, float]
+    views: list[str]
+    image_size: int
+    control_hz: float
+    stride: int
+    group: int
+    skipped: list[dict[str, str]]
+    settings: dict
+    shards: list[Shard]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EventIndex:
+    """One row per event, enough to sample and to pack without decoding images.
+
+    Columns named after texts (task, label, captions, ...) hold ids into the
+    lists of the `EventStore` that owns the index.
+
+    Attributes:
+      length: control steps L_e.
+      latent_frames: 1+N.
+      event: position of the event in its episode.
+      caption, next_caption: action track, ids into `EventStore.captions`.
+      task_caption, subtask, segment: the other tracks, same ids.
+    """
+
+    length: Int64[np.ndarray, "n"]
+    latent_frames: Int64[np.ndarray, "n"]
+    start: Int64[np.ndarray, "n"]
+    seed: Int64[np.ndarray, "n"]
+    event: Int64[np.ndarray, "n"]
+    remaining_seconds: Float64[np.ndarray, "n"]
+    task: Int64[np.ndarray, "n"]
+    episode: Int64[np.ndarray, "n"]
+    label: Int64[np.ndarray, "n"]
+    caption: Int64[np.ndarray, "n"]
+    next_caption: Int64[np.ndarray, "n"]
+    task_caption: Int64[np.ndarray, "n"]
+    subtask: Int64[np.ndarray, "n"]
+    segment: Int64[np.ndarray, "n"]
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: pathlib.Path, value: dict) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Reads a JSON object.
+
+    Raises:
+      StoreError: when it is missing, unreadable or not an object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing; make the dataset again") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); make the dataset again") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} holds no JSON object; make the dataset again")
+    return value
+
+
+def read_manifest(folder: str | os.PathLike) -> Manifest:
+    """Reads and checks `folder`/manifest.json.
+
+    Raises:
+      FileNotFoundError: when there is no store in `folder`.
+      StoreError: when the manifest is damaged or of another version.
+    """
+    path = pathlib.Path(folder) / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no event store (no {MANIFEST}); "
+            f"run python -m experiments.prepare_data --out={folder}"
+        )
+    value = read_json(path)
+    if (value.get("format"), value.get("version")) != (FORMAT, VERSION):
+        raise StoreError(
+            f"{path} is {value.get('format')!r} version {value.get('version')!r} but "
+            f"{FORMAT!r} version {VERSION} is read here; make the dataset again"
+        )
+    try:
+        value["shards"] = [Shard(**shard) for shard in value["shards"]]
+        return Manifest(**value)
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged ({error}); make the dataset again") from error
+
+
+def length_summary(lengths: Sequence[int]) -> dict[str, float]:
+    """Percentiles of the event length in control steps."""
+    p5, p50, p95 = np.percentile(lengths, [5, 50, 95])
+    return {"p5": float(p5), "p50": float(p50), "p95": float(p95), "max": float(max(lengths))}
