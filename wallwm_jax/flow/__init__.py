@@ -1,0 +1,1 @@
+"""Rectified-flow mathematics: schedules, corruption, losses, samplers. Knows no network."""

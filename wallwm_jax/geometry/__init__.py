@@ -1,0 +1,1 @@
+"""Cameras, sight cones and tubes: pure functions."""

@@ -1,0 +1,1 @@
+"""Muon, parameter rules, schedules and averaging, as optax transformations."""
