@@ -1,0 +1,1 @@
+"""Events -> packed batches: statistics, tokens, packing, Grain loading."""

@@ -1,0 +1,122 @@
+"""Random access to packed sequences: number -> arrays of one sequence."""
+
+import sys
+
+import numpy as np
+from jaxtyping import Shaped
+
+from wallwm_jax.input import normalise
+from wallwm_jax.input.assemble import EventItem, assemble
+from wallwm_jax.input.caption_drop import CaptionDrop
+from wallwm_jax.input.fields import BatchDims
+from wallwm_jax.input.latents import LatentRecord, LatentStore
+from wallwm_jax.input.normalise import InputStatistics
+from wallwm_jax.input.plans import EpochPlans
+from wallwm_jax.input.tokenise import WordTokeniser
+
+
+class ItemMaker:
+    """Record -> `EventItem`: the choices of a run applied to cached data.
+
+    Used alike for packed training batches, for evaluation and by the tests, so
+    that all see an event the same way.
+    """
+
+    def __init__(
+        self,
+        statistics: InputStatistics,
+        tokeniser: WordTokeniser,
+        text_length: int,
+        track: str = "action",
+    ):
+        """Args:
+        statistics: of actions and state.
+        tokeniser: captions to ids.
+        text_length: tokens per caption.
+        track: caption track that conditions the model; "action" is c_e.
+        """
+        self._statistics, self._tokeniser = statistics, tokeniser
+        self._text_length, self._track = text_length, track
+
+    def __call__(self, record: LatentRecord, event_id: int, drop_caption: bool = False) -> EventItem:
+        """Normalises and tokenises one event.
+
+        Raises:
+          ValueError: the record has no such caption track.
+        """
+        if self._track not in record.captions:
+            raise ValueError(
+                f"event {event_id} has no caption track {self._track!r}; it has {sorted(record.captions)}"
+            )
+        text = "" if drop_caption else record.captions[self._track]
+        ids, mask = self._tokeniser.encode(text, self._text_length)
+        frames = record.latents.shape[1]
+        return EventItem(
+            latents=record.latents.astype(np.float32),
+            visible=np.repeat(record.visible[:, None], frames, axis=1),
+            intrinsics=record.intrinsics,
+            extrinsics=record.extrinsics,
+            actions=normalise.normalise(record.actions, self._statistics.action, record.action_mask),
+            action_mask=record.action_mask,
+            state=normalise.normalise(record.state, self._statistics.state),
+            text=ids,
+            text_mask=mask,
+            event_id=event_id,
+        )
+
+
+class PackedSource:
+    """The rows one process reads, as an endless random-access source for Grain.
+
+    The global batch n is sequences [n * R * P, (n + 1) * R * P) of the plan,
+    with R rows per process and P processes; process p reads the p-th block of
+    R. So the same global batch is read by any number of processes.
+    """
+
+    def __init__(
+        self,
+        records: LatentStore,
+        maker: ItemMaker,
+        plans: EpochPlans,
+        dims: BatchDims,
+        *,
+        seed: int,
+        caption_drop: CaptionDrop | None,
+        first_batch: int = 0,
+        shard_index: int = 0,
+        shard_count: int = 1,
+    ):
+        """Args:
+        records: cached events, random access.
+        plans: which events share a sequence.
+        dims: sizes of this process's batch.
+        seed: of the caption drop.
+        caption_drop: None keeps every caption.
+        first_batch: batch that element 0 belongs to (a resumed run).
+        shard_index, shard_count: this process and how many there are.
+        """
+        self._records, self._maker, self._plans, self._dims = records, maker, plans, dims
+        self._seed, self._drop, self._first_batch = seed, caption_drop, first_batch
+        self._shard_index, self._shard_count = shard_index, shard_count
+
+    def __len__(self) -> int:
+        # Endless: whole batches, so that no length is ever rounded.
+        return sys.maxsize // self._dims.sequences * self._dims.sequences
+
+    def global_index(self, element: int) -> int:
+        """Place in the plan of this process's row number `element`."""
+        batch, row = divmod(int(element), self._dims.sequences)
+        block = (self._first_batch + batch) * self._shard_count + self._shard_index
+        return block * self._dims.sequences + row
+
+    def __getitem__(self, element: int) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """Arrays of one packed sequence; a pure function of `element`."""
+        epoch, events = self._plans.locate(self.global_index(element))
+        return assemble([self._item(i, epoch) for i in events], self._dims)
+
+    def _item(self, event: int, epoch: int) -> EventItem:
+        record = self._records[event]
+        drop = self._drop is not None and self._drop.drops(
+            len(record.actions), self._seed, epoch, event
+        )
+        return self._maker(record, event, drop)
