@@ -1,0 +1,1 @@
+"""The towers, as Flax Linen modules: inherited (Wan, umT5) and grafted."""

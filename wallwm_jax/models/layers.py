@@ -1,0 +1,199 @@
+"""Small layers shared by the towers.
+
+Letters: B batch, T S tokens, D width, N heads, H head dimension.
+
+Every parameter carries logical axis names ("embed", "heads", "head_dim",
+"mlp", ...); which mesh axis a name lands on is decided in `parallel`, in one
+table. Normalisation runs in float32 whatever the compute dtype.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from wallwm_jax.models.attention import attend
+from wallwm_jax.models.rope import rotate
+
+Initializer = nn.initializers.Initializer
+
+
+def named(init: Initializer, *axes: str | None) -> Initializer:
+    """An initialiser whose parameter remembers its logical axis names."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+def scaled(scale: float) -> Initializer:
+    """Variance-scaling (fan-in) normal; `scale` multiplies the variance."""
+    if scale == 0.0:
+        return nn.initializers.zeros_init()
+    return nn.initializers.variance_scaling(scale, "fan_in", "normal")
+
+
+def sinusoid(positions: Num[Array, "*T"], width: int) -> Float[Array, "*T width"]:
+    """Sinusoidal features, cosine half first (Wan's timestep embedding)."""
+    half = width // 2
+    bank = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions.astype(jnp.float32)[..., None] * bank
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def spread(
+    per_event: Num[Array, "B E *rest"], segment: Int[Array, "B T"]
+) -> Num[Array, "B T *rest"]:
+    """Gives every token its event's value; padding tokens (segment 0) get zeros."""
+    index = jnp.maximum(segment - 1, 0)
+    index = index.reshape(*index.shape, *[1] * (per_event.ndim - 2))
+    values = jnp.take_along_axis(per_event, index, axis=1)
+    keep = (segment > 0).reshape(index.shape)
+    return jnp.where(keep, values, jnp.zeros((), values.dtype))
+
+
+def layer_norm(x: Float[Array, "*B D"], eps: float = 1e-6) -> Float[Array, "*B D"]:
+    """LayerNorm without parameters, in float32."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return y.astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned scale over the last `axes` axes."""
+
+    axes: tuple[str, ...] = ("embed",)
+    eps: float = 1e-6
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        shape = x.shape[-len(self.axes) :]
+        over = tuple(range(-len(self.axes), 0))
+        scale = self.param("scale", named(nn.initializers.ones_init(), *self.axes), shape, self.param_dtype)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=over, keepdims=True) + self.eps)
+        return (y * scale).astype(x.dtype)
+
+
+def dense(
+    features: int,
+    axes: tuple[str, str] = ("embed", "mlp"),
+    scale: float = 1.0,
+    *,
+    use_bias: bool = True,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype = jnp.float32,
+    name: str | None = None,
+) -> nn.Dense:
+    """A linear map on the last axis whose kernel axes have logical names."""
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        kernel_init=named(scaled(scale), *axes),
+        bias_init=named(nn.initializers.zeros_init(), axes[-1]),
+        name=name,
+    )
+
+
+class HeadProjection(nn.Module):
+    """Linear map to heads, [.., D] -> [.., N, H], with Wan's norm over all heads."""
+
+    heads: int
+    head_dim: int
+    norm: bool = False
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B N H"]:
+        y = nn.DenseGeneral(
+            (self.heads, self.head_dim),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=named(scaled(1.0), "embed", "heads", "head_dim"),
+            bias_init=named(nn.initializers.zeros_init(), "heads", "head_dim"),
+            name="linear",
+        )(x)
+        if not self.norm:
+            return y
+        return RMSNorm(axes=("heads", "head_dim"), param_dtype=self.param_dtype, name="norm")(y)
+
+
+class MultiHeadAttention(nn.Module):
+    """Projections around the attention door; queries and keys are RMS-normed.
+
+    `project` and `read` are apart so that keys and values can be computed once
+    and read many times (the per-layer cache of the action tower).
+    """
+
+    heads: int
+    head_dim: int
+    width: int
+    out_scale: float = 1.0
+    implementation: str = "xla"
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        self.query = HeadProjection(self.heads, self.head_dim, norm=True, **dtypes)
+        self.key = HeadProjection(self.heads, self.head_dim, norm=True, **dtypes)
+        self.value = HeadProjection(self.heads, self.head_dim, **dtypes)
+        self.out = nn.DenseGeneral(
+            self.width,
+            axis=(-2, -1),
+            kernel_init=named(scaled(self.out_scale), "heads", "head_dim", "embed"),
+            bias_init=named(nn.initializers.zeros_init(), "embed"),
+            **dtypes,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        context: Float[Array, "B S Dc"],
+        *,
+        angles: Float[Array, "B T P"] | None = None,
+        segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
+        mask: Bool[Array, "B 1 T S"] | None = None,
+    ) -> Float[Array, "B T width"]:
+        """Attends from `x` to `context`; `angles` turn queries and keys alike."""
+        key, value = self.key(context), self.value(context)
+        if angles is not None:
+            key = rotate(key, angles)
+        return self.read(x, key, value, angles=angles, segments=segments, mask=mask)
+
+    def read(
+        self,
+        x: Float[Array, "B T D"],
+        key: Float[Array, "B S N H"],
+        value: Float[Array, "B S N H"],
+        *,
+        angles: Float[Array, "B T P"] | None = None,
+        segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
+        mask: Bool[Array, "B 1 T S"] | None = None,
+    ) -> Float[Array, "B T width"]:
+        """Attends from `x` to keys and values that were projected before."""
+        query = self.query(x)
+        if angles is not None:
+            query = rotate(query, angles)
+        return self.out(
+            attend(query, key, value, segments=segments, mask=mask, implementation=self.implementation)
+        )
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around a tanh-approximated GELU (Wan's FFN)."""
+
+    hidden: int
+    width: int
+    out_scale: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B width"]:
+        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        y = dense(self.hidden, ("embed", "mlp"), name="up", **dtypes)(x)
+        y = nn.gelu(y, approximate=True)
+        return dense(self.width, ("mlp", "embed"), self.out_scale, name="down", **dtypes)(y)

@@ -1,0 +1,95 @@
+"""Rotary position embedding: 3-D as in Wan, 1-D for actions, and Camera RoPE.
+
+A rotary embedding turns each pair of channels (2i, 2i+1) of a query or key by
+an angle; the product of a turned query and a turned key depends on the
+difference of their angles only. Pairs are split over the axes of the grid:
+
+    Wan (section 2):   (f, h, w)         inside one view
+    Camera RoPE:       (f, h, w, view)   between views
+
+The view's angles are a learnable table shared by all layers: no calibration
+enters, and adding a camera adds a row.
+
+Letters: F latent frames, h w token grid, V views, P channel pairs, T tokens.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+THETA = 10000.0
+
+
+def frequencies(pairs: int, theta: float = THETA) -> Float[Array, "P"]:
+    """Geometric bank theta^(-i/P) for i in 0..P-1, in radians per position."""
+    return theta ** (-jnp.arange(pairs, dtype=jnp.float32) / max(pairs, 1))
+
+
+def grid_pairs(pairs: int) -> tuple[int, int, int]:
+    """Pairs given to (f, h, w): Wan's split, a third each, the rest to time."""
+    spatial = pairs // 3
+    return pairs - 2 * spatial, spatial, spatial
+
+
+def camera_pairs(pairs: int) -> tuple[int, int, int, int]:
+    """Pairs given to (f, h, w, view): a quarter to the view, the rest as in Wan."""
+    view = pairs // 4
+    return *grid_pairs(pairs - view), view
+
+
+def axis_angles(positions: Num[Array, "*T"], pairs: int) -> Float[Array, "*T P"]:
+    """Angles of one axis: position times each frequency of its bank."""
+    return positions.astype(jnp.float32)[..., None] * frequencies(pairs)
+
+
+def grid_angles(
+    frame_index: Int[Array, "B F"], grid: tuple[int, int], pairs: int
+) -> Float[Array, "B F S P"]:
+    """Angles of every token of a latent video over (f, h, w), S = h*w.
+
+    `frame_index` restarts at 0 for each packed event, so a token's angle does
+    not depend on where in the sequence its event was packed.
+    """
+    h, w = grid
+    pf, ph, pw = grid_pairs(pairs)
+    shape = (*frame_index.shape, h, w)
+    f_part = jnp.broadcast_to(axis_angles(frame_index, pf)[:, :, None, None], (*shape, pf))
+    h_part = jnp.broadcast_to(axis_angles(jnp.arange(h), ph)[:, None], (*shape, ph))
+    w_part = jnp.broadcast_to(axis_angles(jnp.arange(w), pw), (*shape, pw))
+    angles = jnp.concatenate([f_part, h_part, w_part], axis=-1)
+    return angles.reshape(*frame_index.shape, h * w, pairs)
+
+
+def camera_angles(
+    frame_index: Int[Array, "B F"],
+    grid: tuple[int, int],
+    view_table: Float[Array, "V Pv"],
+    pairs: int,
+) -> Float[Array, "B F V S P"]:
+    """Angles of the cross-view branch over (f, h, w, view) (Camera RoPE).
+
+    Args:
+      frame_index: latent frame of each position.
+      grid: (h, w) tokens of a latent frame.
+      view_table: learnable angles, `camera_pairs(pairs)[3]` per view.
+      pairs: channel pairs of a head.
+    """
+    views, view_pairs = view_table.shape
+    inner = grid_angles(frame_index, grid, pairs - view_pairs)[:, :, None]
+    shape = (*frame_index.shape, views, grid[0] * grid[1])
+    inner = jnp.broadcast_to(inner, (*shape, pairs - view_pairs))
+    outer = jnp.broadcast_to(view_table[:, None], (*shape, view_pairs))
+    return jnp.concatenate([inner, outer], axis=-1)
+
+
+def rotate(
+    x: Float[Array, "B T N H"], angles: Float[Array, "B T P"]
+) -> Float[Array, "B T N H"]:
+    """Turns each pair of channels (2i, 2i+1) of every head by its angle.
+
+    Written as x*cos + swap(x)*sin with whole-array reversals of the pairs:
+    strided slices would have a slow backward pass.
+    """
+    cos, sin = jnp.cos(angles)[:, :, None, :, None], jnp.sin(angles)[:, :, None, :, None]
+    pairs = x.reshape(*x.shape[:-1], -1, 2).astype(jnp.float32)
+    turned = pairs * cos + pairs[..., ::-1] * jnp.concatenate([-sin, sin], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,127 @@
+"""The umT5 text encoder: T5 with a relative-position bias in every layer.
+
+    x += Attn(RMS(x)) + bias_l(position difference)      no scaling, no biases
+    x += W_o(gelu(W_0 RMS(x)) * W_1 RMS(x))
+
+Frozen in every stage. Letters: B captions, L tokens, D width, N heads,
+H head dimension.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from wallwm_jax.models.layers import dense, RMSNorm, named, scaled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UMT5Config:
+    """Sizes of a umT5 encoder; `UMT5_SIZES` names the usual ones."""
+
+    vocabulary: int
+    width: int
+    heads: int
+    head_dim: int
+    layers: int
+    ffn: int
+    buckets: int = 32
+    max_distance: int = 128
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @property
+    def dtypes(self) -> dict[str, jnp.dtype]:
+        """Compute and parameter dtype, as Linen modules take them."""
+        return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
+
+
+UMT5_SIZES: dict[str, dict[str, int]] = {
+    "tiny": dict(vocabulary=256, width=64, heads=4, head_dim=16, layers=2, ffn=128),
+    "xxl": dict(vocabulary=256384, width=4096, heads=64, head_dim=64, layers=24, ffn=10240),
+}
+
+
+def relative_bucket(
+    distance: Int[Array, "L M"], buckets: int, max_distance: int
+) -> Int[Array, "L M"]:
+    """T5's bidirectional bucket of key minus query position.
+
+    Half of the buckets for each sign; small distances have their own bucket,
+    larger ones share logarithmically up to `max_distance`.
+    """
+    half = buckets // 2
+    exact = half // 2
+    sign = jnp.where(distance > 0, half, 0)
+    size = jnp.abs(distance)
+    ratio = jnp.log(jnp.maximum(size, 1) / exact) / math.log(max_distance / exact)
+    far = exact + (ratio * (half - exact)).astype(jnp.int32)
+    return sign + jnp.where(size < exact, size, jnp.minimum(far, half - 1))
+
+
+class UMT5Layer(nn.Module):
+    """Self-attention with its own position bias, then a gated FFN."""
+
+    config: UMT5Config
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], bucket: Int[Array, "L L"]
+    ) -> tuple[Float[Array, "B L D"], None]:
+        c = self.config
+        heads = lambda name: nn.DenseGeneral(  # noqa: E731
+            (c.heads, c.head_dim), use_bias=False, name=name,
+            kernel_init=named(scaled(1.0 / c.head_dim**0.5), "embed", "heads", "head_dim"), **c.dtypes,
+        )
+        y = RMSNorm(name="attention_norm", param_dtype=c.dtypes["param_dtype"])(x)
+        bias = self.param(
+            "position_bias", named(nn.initializers.normal(0.5), None, "heads"), (c.buckets, c.heads)
+        )
+        logits = jnp.einsum("blnh,bmnh->bnlm", heads("query")(y), heads("key")(y)).astype(jnp.float32)
+        logits = logits + jnp.moveaxis(bias[bucket], -1, 0)
+        logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
+        weights = nn.softmax(logits, axis=-1).astype(x.dtype)
+        y = jnp.einsum("bnlm,bmnh->blnh", weights, heads("value")(y))
+        x = x + nn.DenseGeneral(
+            c.width, axis=(-2, -1), use_bias=False, name="out",
+            kernel_init=named(scaled(c.residual_scale), "heads", "head_dim", "embed"), **c.dtypes,
+        )(y)
+        y = RMSNorm(name="ffn_norm", param_dtype=c.dtypes["param_dtype"])(x)
+        linear = lambda name, size, axes, scale=1.0: dense(  # noqa: E731
+            size, axes, scale, use_bias=False, name=name, **c.dtypes
+        )
+        gated = nn.gelu(linear("gate", c.ffn, ("embed", "mlp"))(y), approximate=True)
+        y = gated * linear("up", c.ffn, ("embed", "mlp"))(y)
+        return x + linear("down", c.width, ("mlp", "embed"), c.residual_scale)(y), None
+
+
+class UMT5Encoder(nn.Module):
+    """Token ids to features."""
+
+    config: UMT5Config
+
+    @nn.compact
+    def __call__(
+        self, token_ids: Int[Array, "B L"], mask: Bool[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        """Encodes captions; positions where `mask` is False carry no meaning."""
+        c = self.config
+        x = nn.Embed(
+            c.vocabulary, c.width, name="embedding",
+            embedding_init=named(nn.initializers.normal(c.embedding_scale), "vocabulary", "embed"), **c.dtypes,
+        )(token_ids)
+        place = jnp.arange(token_ids.shape[1])
+        bucket = relative_bucket(place[None] - place[:, None], c.buckets, c.max_distance)
+        x, _ = nn.scan(
+            UMT5Layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c, name="layers")(x, mask, bucket)
+        return RMSNorm(name="norm", param_dtype=c.dtypes["param_dtype"])(x)

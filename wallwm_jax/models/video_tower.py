@@ -1,0 +1,220 @@
+"""The multi-view video tower: Wan's DiT with a cross-view branch grafted in.
+
+In each block, after the inherited self-attention inside each view, the tokens
+of one latent frame are regrouped across views and attend jointly:
+
+    h <- h + g * W_view(CrossViewAttn(mod(LN(h))))
+
+W_view starts at zero and the branch's other weights start as a copy of the
+same block's self-attention (`graft_views`), so at initialisation the tower
+with V views equals V single-view Wan forwards. With one view the branch is
+skipped altogether.
+
+Letters: B sequences, V views, F latent frames, S = h*w tokens, D width,
+N layers, E event slots, L text tokens per event.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from wallwm_jax.models.layers import MultiHeadAttention, named
+from wallwm_jax.models.rope import axis_angles, camera_angles, camera_pairs, grid_angles
+from wallwm_jax.models.wan_dit import (
+    WanBlock,
+    WanConfig,
+    WanEmbedding,
+    WanHead,
+    modulate,
+    rematerialised,
+    table_init,
+)
+from wallwm_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """The inherited tower's sizes and what is grafted onto it.
+
+    Attributes:
+      wan: the inherited DiT.
+      views: number of cameras (rows of the view table).
+      duration: whether the event's length joins the time embedding.
+    """
+
+    wan: WanConfig
+    views: int
+    duration: bool = True
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BlockInputs:
+    """What every block reads besides its hidden state; the same for all layers."""
+
+    time: Float[Array, "B f s 6 D"]
+    view_time: Float[Array, "B f s 3 D"]
+    text: Float[Array, "B L D"]
+    frame_segment: Int[Array, "B F"]
+    text_segment: Int[Array, "B L"]
+    angles: Float[Array, "B F S P"]
+    view_angles: Float[Array, "B F VS P"]
+    co_visible: Bool[Array, "B F VS VS"] | None
+
+
+class ViewAttention(nn.Module):
+    """The cross-view branch of one block."""
+
+    config: WanConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B V F S D"], inputs: BlockInputs) -> Float[Array, "B V F S D"]:
+        c = self.config
+        table = self.param(
+            "table", named(table_init((2,), 1.0), None, "embed"), (3, c.width), jnp.dtype(c.param_dtype)
+        )
+        shift, scale, gate = jnp.moveaxis(inputs.view_time + table, -2, 0)[:, :, None]
+        views, frames = x.shape[1], x.shape[2]
+        y = rearrange(modulate(x, shift, scale), "b v f s d -> (b f) (v s) d")
+        mask = None
+        if inputs.co_visible is not None:
+            mask = rearrange(inputs.co_visible, "b f q k -> (b f) 1 q k")
+        y = MultiHeadAttention(
+            heads=c.heads, head_dim=c.head_dim, width=c.width, out_scale=0.0,
+            implementation=c.attention, name="attention", **c.dtypes,
+        )(y, y, angles=rearrange(inputs.view_angles, "b f t p -> (b f) t p"), mask=mask)
+        y = rearrange(y, "(b f) (v s) d -> b v f s d", f=frames, v=views)
+        return x + gate.astype(x.dtype) * y
+
+
+class VideoBlock(nn.Module):
+    """A Wan block with the cross-view branch between self-attention and text."""
+
+    config: WanConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B V F S D"], inputs: BlockInputs
+    ) -> tuple[Float[Array, "B V F S D"], Float[Array, "B V F S D"]]:
+        x = nn.with_logical_constraint(x, ("batch", "views", "frames", "tokens", "embed_act"))
+        wan = WanBlock(self.config, name="wan")
+        modulation = wan.modulation(inputs.time)
+        x = wan.self_attend(x, modulation, inputs.angles, inputs.frame_segment)
+        if x.shape[1] > 1:
+            x = ViewAttention(self.config, name="view")(x, inputs)
+        x = wan.read_text(x, inputs.text, (inputs.frame_segment, inputs.text_segment))
+        x = wan.feed_forward(x, modulation)
+        return x, x
+
+
+class VideoTower(nn.Module):
+    """Predicts the video's velocity and hands every block's features on."""
+
+    config: VideoConfig
+
+    def setup(self) -> None:
+        c = self.config.wan
+        self.embedding = WanEmbedding(c, duration=self.config.duration)
+        self.view_modulation = nn.Dense(
+            3 * c.width,
+            kernel_init=named(nn.initializers.zeros_init(), "embed", "modulation"),
+            bias_init=named(nn.initializers.zeros_init(), "modulation"),
+            **c.dtypes,
+        )
+        self.view_table = self.param(
+            "view_table", named(self._view_table, "views", None),
+            (self.config.views, camera_pairs(c.head_dim // 2)[3]), jnp.dtype(c.param_dtype),
+        )
+        stack = nn.scan(
+            rematerialised(VideoBlock, c.remat),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        self.blocks = stack(c)
+        self.head = WanHead(c)
+
+    @staticmethod
+    def _view_table(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+        # Starts as if views were positions 0, 1, 2, ... of a rotary axis, so
+        # that cameras are told apart from the first step; learned from there.
+        del key
+        return axis_angles(jnp.arange(shape[0]), shape[1]).astype(dtype)
+
+    def __call__(
+        self,
+        latents: Float[Array, "B V F H W C"],
+        timestep: Float[Array, "B f s"],
+        text: Float[Array, "B E L Dt"],
+        text_mask: Bool[Array, "B E L"],
+        frame_segment: Int[Array, "B F"],
+        frame_index: Int[Array, "B F"],
+        duration: Float[Array, "B f s"] | None = None,
+        co_visible: Bool[Array, "B F VS VS"] | None = None,
+    ) -> tuple[Float[Array, "B V F H W Co"], dict[str, Array]]:
+        """One forward over packed events.
+
+        Args:
+          latents: noisy latents; observed frames clean, with timestep 0.
+          timestep: sigma * 1000, one per token, frame ([B, F, 1]) or sample.
+          text, text_mask: encoded caption of each event slot.
+          frame_segment, frame_index: which event a latent frame belongs to,
+            and its place in it (0 = the observed key frame).
+          duration: the event's length in control steps, like `timestep`.
+          co_visible: sight-cone mask, training only; None allows every pair.
+
+        Returns:
+          (velocity, {"features": [N, B, V, F, S, D]}): the features are the
+          outputs of the blocks, in order.
+        """
+        c = self.config.wan
+        batch, views, _, height, width, _ = latents.shape
+        grid = (height // c.patch[1], width // c.patch[2])
+        embedding, time = self.embedding.time(timestep, duration)
+        inputs = BlockInputs(
+            time=time,
+            view_time=rearrange(self.view_modulation(nn.silu(embedding)), "b f s (k d) -> b f s k d", k=3),
+            text=self.embedding.text(rearrange(text, "b e l d -> b (e l) d").astype(c.dtype)),
+            frame_segment=frame_segment,
+            text_segment=text_segments(text_mask),
+            angles=grid_angles(frame_index, grid, c.head_dim // 2),
+            view_angles=rearrange(
+                camera_angles(frame_index, grid, self.view_table[:views], c.head_dim // 2),
+                "b f v s p -> b f (v s) p",
+            ),
+            co_visible=co_visible,
+        )
+        x, features = self.blocks(self.embedding.latents(latents.astype(c.dtype)), inputs)
+        return self.head(x, embedding, grid), {"features": features}
+
+
+def text_segments(text_mask: Bool[Array, "B E L"]) -> Int[Array, "B EL"]:
+    """Segment id of every text token: its event slot + 1, or -1 for padding.
+
+    Padding gets an id that no frame carries; a padded frame (0) then reads no
+    text at all and its value is never counted.
+    """
+    slots = jnp.arange(1, text_mask.shape[1] + 1, dtype=jnp.int32)[None, :, None]
+    return rearrange(jnp.where(text_mask, slots, -1), "b e l -> b (e l)")
+
+
+def graft_views(params: Params) -> Params:
+    """Starts each block's cross-view attention as a copy of its self-attention.
+
+    The output projector keeps its zeros, so the tower's output is unchanged
+    (method section 2, View-interaction self-attention). Works on boxed and
+    plain trees alike; towers without the branch are returned as they are.
+    """
+    blocks = params["blocks"]
+    if "view" not in blocks:
+        return params
+    source, target = blocks["wan"]["self_attention"], blocks["view"]["attention"]
+    copied = {name: source[name] for name in ("query", "key", "value")} | {"out": target["out"]}
+    view = dict(blocks["view"], attention=copied)
+    return dict(params, blocks=dict(blocks, view=view))
