@@ -1,0 +1,1 @@
+"""Thin entry points: flags, build, call. Run them from the repository's root."""

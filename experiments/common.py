@@ -1,0 +1,58 @@
+"""What every entry point shares: the config flag, and errors as one line."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from wallwm_jax.events.store import StoreError
+from wallwm_jax.input.latents import LatentCacheError
+from wallwm_jax.train.checkpoint import CheckpointError
+
+EXPECTED = (
+    ValueError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError,
+    StoreError, LatentCacheError, CheckpointError,
+)  # fmt: skip
+"""What a user can put right; anything else is ours and keeps its traceback."""
+
+UNKNOWN_KEY = (flags.Error, KeyError, AttributeError, TypeError)
+"""How ml_collections refuses a key or a value on the command line."""
+
+
+def run(main: Callable[[ConfigDict], None], argv: list[str] | None = None) -> None:
+    """Runs `main(config)`; what a user can put right ends in one line and status 1.
+
+    `--config=FILE` and `--config.key=value` are ml_collections' flags; a key
+    the file does not have is refused. Set WALLWM_TRACEBACK=1 to see where an
+    error came from.
+    """
+    config = config_flags.DEFINE_config_file("config", "configs/metaworld.py", "experiment file")
+    with one_line_errors(*EXPECTED, *UNKNOWN_KEY):
+        flags.FLAGS(argv or sys.argv)
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells dozens of lines per save
+    app.run(lambda _: _guarded(main, config.value), argv=[sys.argv[0]])
+
+
+def _guarded(main: Callable[[ConfigDict], None], config: ConfigDict) -> None:
+    with one_line_errors(*EXPECTED):
+        main(config)
+
+
+class one_line_errors:  # noqa: N801  reads as a statement
+    """Context that turns expected errors into one line on stderr and exit status 1."""
+
+    def __init__(self, *expected: type[BaseException]):
+        self.expected = expected
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, self.expected) and not os.environ.get("WALLWM_TRACEBACK"):
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            print(f"error: {' '.join(str(text).split())}", file=sys.stderr)
+            sys.stderr.flush()
+            raise SystemExit(1)

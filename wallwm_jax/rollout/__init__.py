@@ -1,0 +1,1 @@
+"""Event mode in closed loop: planner, imagination, action, execution."""

@@ -1,0 +1,1 @@
+"""Stages as data, the step, the loop and the checkpoint."""

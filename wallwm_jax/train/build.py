@@ -1,0 +1,219 @@
+"""From a ConfigDict to the parts of a run. The only room that reads configs.
+
+Constructors everywhere else take plain arguments; a key that no constructor
+knows is refused here, by name.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from wallwm_jax.episodes import clock
+from wallwm_jax.input.batch import BatchDims
+from wallwm_jax.input.caption_drop import CaptionDrop
+from wallwm_jax.input.latents import LatentStore
+from wallwm_jax.input.loader import Loader, make_loader
+from wallwm_jax.input.packing import action_capacity
+from wallwm_jax.models.action_tower import ActionConfig
+from wallwm_jax.models.denoiser import Denoiser
+from wallwm_jax.models.patch_codec import PatchCodec
+from wallwm_jax.models.umt5 import UMT5_SIZES, UMT5Config
+from wallwm_jax.models.video_tower import VideoConfig
+from wallwm_jax.models.wan_dit import WAN_SIZES, WanConfig
+from wallwm_jax.optim.build import make_optimizer
+from wallwm_jax.optim.muon import MatrixAxes
+from wallwm_jax.optim.schedules import warmup_cosine
+from wallwm_jax.train.encode import Encoded
+from wallwm_jax.train.objectives import ObjectiveConfig
+
+Made = TypeVar("Made")
+
+LABELS = (
+    # Wan's and our linear maps inside the blocks are matrices; what meets raw
+    # inputs or outputs, tables, norms and biases go to AdamW.
+    (r".*/blocks/.*/kernel", "muon"),
+    (r".*/readers/.*/kernel", "muon"),
+    (r".*", "adamw"),
+)
+
+MATRIX_AXES = (
+    # Queries and keys act head by head, so each head is orthogonalised by itself.
+    (r".*/(query|key)/linear/kernel", MatrixAxes(rows=(-3,), cols=(-1,))),
+    (r".*/value/linear/kernel", MatrixAxes(rows=(-3,), cols=(-1,))),
+    (r".*/out/kernel", MatrixAxes(rows=(-2,), cols=(-1,))),
+    (r".*", MatrixAxes()),
+)
+
+
+def construct(maker: Callable[..., Made], section: ConfigDict | dict, where: str, **more: Any) -> Made:
+    """Calls `maker` with a config section, refusing keys it does not know.
+
+    Raises:
+      ValueError: unknown key, with the nearest known one; or what `maker` raises.
+    """
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(section).items()}
+    known = {f.name for f in dataclasses.fields(maker)}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(known)}"
+            raise ValueError(f"config.{where} has an unknown key {key!r}{hint}")
+    return maker(**(values | more))
+
+
+def sized(sizes: dict[str, dict], section: ConfigDict, where: str) -> dict[str, Any]:
+    """Expands the `size` of a section into its numbers; other keys override them.
+
+    Raises:
+      ValueError: unknown size name.
+    """
+    values = section.to_dict()
+    name = values.pop("size")
+    if name not in sizes:
+        raise ValueError(f"config.{where}.size is {name!r}; choose one of {sorted(sizes)}")
+    return sizes[name] | values
+
+
+def build_codec(config: ConfigDict) -> PatchCodec:
+    """The embedded codec's sizes."""
+    return PatchCodec(channels=config.codec.channels, patch=config.codec.patch)
+
+
+def build_denoiser(config: ConfigDict, encoded: Encoded) -> Denoiser:
+    """The three towers, their free sizes taken from the data.
+
+    Raises:
+      ValueError: unknown keys, sizes that do not fit each other or the data.
+    """
+    text = construct(UMT5Config, sized(UMT5_SIZES, config.text, "text"), "text")
+    if len(encoded.tokeniser) > text.vocabulary:
+        raise ValueError(
+            f"captions use {len(encoded.tokeniser)} words but config.text.vocabulary is {text.vocabulary}; raise it"
+        )
+    page = encoded.latents["train"].manifest
+    section = sized(WAN_SIZES, config.video, "video")
+    duration = section.pop("duration", True)
+    wan = construct(WanConfig, section, "video")
+    if wan.in_channels != page.latent_shape[2]:
+        raise ValueError(
+            f"config.video takes {wan.in_channels} latent channels but the codec gives {page.latent_shape[2]}; set config.video.in_channels and out_channels"
+        )
+    video = VideoConfig(wan=wan, views=len(page.views), duration=duration)
+    action = construct(
+        ActionConfig, config.action, "action", layers=wan.layers, video_width=wan.width, views=video.views,
+        action_dim=20, state_dim=page.state_width, steps_per_latent=clock.STRIDE * clock.GROUP,
+        max_latent_frames=config.pack.max_latent_frames,
+    )
+    return Denoiser(text_config=text, video_config=video, action_config=action)
+
+
+def denoiser_from_meta(model: dict[str, Any]) -> Denoiser:
+    """The denoiser that a checkpoint's meta["model"] describes."""
+    video = dict(model["video_config"])
+    wan = dict(video.pop("wan"))
+    return Denoiser(
+        text_config=UMT5Config(**model["text_config"]),
+        video_config=VideoConfig(wan=WanConfig(**_tuples(wan)), **video),
+        action_config=ActionConfig(**_tuples(model["action_config"])),
+    )
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def model_meta(denoiser: Denoiser) -> dict[str, Any]:
+    """What identifies a model, as JSON: every size, no runtime choice missing."""
+    return _lists(dataclasses.asdict(denoiser))
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _lists(v) for k, v in value.items()}
+    return [_lists(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def build_dims(config: ConfigDict, latents: LatentStore, *, sequences: int | None = None) -> BatchDims:
+    """Sizes of a packed batch: capacity in frames is chosen, in actions measured."""
+    pack, page = config.pack, latents.manifest
+    actions = pack.actions or action_capacity(latents.frames, latents.steps, pack.frames)
+    h, w, channels = page.latent_shape
+    return BatchDims(
+        sequences=pack.sequences if sequences is None else sequences, views=len(page.views), frames=pack.frames,
+        height=h, width=w, channels=channels, actions=int(actions), events=pack.events,
+        state=page.state_width, text=config.pack.text_length,
+    )
+
+
+def single_dims(config: ConfigDict, dims: BatchDims, sequences: int) -> BatchDims:
+    """Sizes of a batch with one event per sequence, for evaluation and rollout."""
+    frames = config.pack.max_latent_frames
+    return dataclasses.replace(
+        dims, sequences=sequences, frames=frames, actions=clock.longest_event(frames), events=1
+    )
+
+
+def build_loader(config: ConfigDict, encoded: Encoded, dims: BatchDims) -> Loader:
+    """The training stream of this process."""
+    processes = jax.process_count()
+    if dims.sequences % processes:
+        raise ValueError(
+            f"config.pack.sequences = {dims.sequences} does not divide over {processes} processes; choose a multiple"
+        )
+    return make_loader(
+        encoded.latents["train"],
+        statistics=encoded.statistics,
+        tokeniser=encoded.tokeniser,
+        dims=dataclasses.replace(dims, sequences=dims.sequences // processes),
+        seed=config.seed,
+        track=config.pack.track,
+        caption_drop=construct(CaptionDrop, config.caption_drop, "caption_drop"),
+        window=config.pack.window,
+        shard_index=jax.process_index(),
+        shard_count=processes,
+        workers=config.pack.workers,
+    )
+
+
+def build_optimizer(section: ConfigDict) -> tuple[optax.GradientTransformation, Callable]:
+    """Optimizer and schedule of one stage's section; (optimizer, schedule)."""
+    schedule = warmup_cosine(section.steps, section.warmup, section.final)
+    optimizer = make_optimizer(
+        LABELS,
+        schedule=schedule,
+        learning_rate=section.learning_rate,
+        adamw_learning_rate=section.adamw_learning_rate,
+        algorithm=section.optimizer,
+        matrix_axes=MATRIX_AXES,
+        weight_decay=section.weight_decay,
+        clip_norm=section.clip_norm,
+    )
+    return optimizer, schedule
+
+
+def build_objective(config: ConfigDict, image_size: int) -> ObjectiveConfig:
+    """Constants of the losses."""
+    return construct(ObjectiveConfig, config.objective, "objective", image_size=image_size)
+
+
+def dataset_folder(config: ConfigDict, segmentation: str) -> Path:
+    """Where the events of one segmentation lie."""
+    name = "dataset" if segmentation == "behaviour" else f"dataset-{segmentation}"
+    return Path(config.data.folder or Path(config.workdir) / name)
+
+
+def encoded_folder(config: ConfigDict, segmentation: str) -> Path:
+    """Where its latents lie."""
+    name = "encoded" if segmentation == "behaviour" else f"encoded-{segmentation}"
+    return Path(config.workdir) / name
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """A config as JSON values."""
+    return _lists(config.to_dict())

@@ -1,0 +1,175 @@
+"""Fits what is fitted on data once: codec, latent caches, statistics, vocabulary.
+
+    dataset (events)  ->  encoded/codec.npz
+                          encoded/<split>/        latents of every event
+                          encoded/input.json      statistics and vocabulary
+
+Everything is fitted on the training split only. The codec is frozen from here
+on, so its work is done once and training reads latents.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from wallwm_jax.episodes.record import Event
+from wallwm_jax.events.store import EventStore, open_store
+from wallwm_jax.input.latent_build import build_latents, store_hash
+from wallwm_jax.input.latents import LatentStore, open_latents
+from wallwm_jax.input.normalise import InputStatistics, fit_statistics
+from wallwm_jax.input.tokenise import WordTokeniser
+from wallwm_jax.models.patch_codec import PatchCodec, fit_patch_codec
+from wallwm_jax.types import Params
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """An encoded dataset.
+
+    Attributes:
+      latents: split -> cache.
+      statistics, tokeniser: fitted on the training split.
+      codec_params: the fitted codec.
+    """
+
+    folder: Path
+    latents: dict[str, LatentStore]
+    statistics: InputStatistics
+    tokeniser: WordTokeniser
+    codec_params: Params
+
+
+def codec_hash(params: Params) -> str:
+    """SHA-256 of the codec's parameters: latents mean nothing without them."""
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
+    return digest.hexdigest()
+
+
+def encode_dataset(
+    dataset: Path,
+    folder: Path,
+    codec: PatchCodec,
+    *,
+    clips: int = 400,
+    power: float = 0.5,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda split, done, total: None,
+) -> Encoded:
+    """Fits and encodes a dataset, or opens what is there already.
+
+    Args:
+      dataset: event store with the splits of SPLITS.
+      folder: where to.
+      codec: sizes of the codec.
+      clips: events of the training split that the codec is fitted on.
+      power: exponent of the latent scale, see `fit_patch_codec`.
+      seed: of the fit.
+      progress: called with (split, events done, events in all).
+
+    Raises:
+      StoreError, LatentCacheError, FileNotFoundError: with one line each.
+    """
+    stores = {split: open_store(dataset, split) for split in SPLITS}
+    folder.mkdir(parents=True, exist_ok=True)
+    params = _codec_params(stores["train"], folder / "codec.npz", codec, clips, power, seed)
+    encode = jax.jit(partial(codec.apply, {"params": params}, method="encode"))
+    latents = {}
+    for split, store in stores.items():
+        done = [0]
+
+        def count(n: int, done: list[int] = done, split: str = split, total: int = len(store)) -> None:
+            done[0] += n
+            progress(split, done[0], total)
+
+        latents[split] = build_latents(
+            store, folder / split, encode, codec_hash=codec_hash(params), source_hash=store_hash(store),
+            views=store.manifest.views, replace=True, progress=count,
+        )
+    train = latents["train"]
+    captions = {text for track in train.manifest.captions.values() for text in track}
+    statistics = fit_statistics(train[i] for i in range(len(train)))
+    tokeniser = WordTokeniser.fit(captions)
+    page = {"statistics": statistics.to_json(), "tokeniser": tokeniser.to_json()}
+    _write(folder / "input.json", json.dumps(page, sort_keys=True).encode())
+    return Encoded(
+        folder=folder, latents=latents, statistics=statistics, tokeniser=tokeniser, codec_params=params
+    )
+
+
+def open_encoded(folder: Path) -> Encoded:
+    """Opens an encoded dataset.
+
+    Raises:
+      FileNotFoundError: it was not made yet.
+      LatentCacheError: a cache is damaged or belongs to another codec.
+    """
+    for name in ("input.json", "codec.npz"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing; run `python -m experiments.prepare_data --config=...` first"
+            )
+    page = json.loads((folder / "input.json").read_text())
+    params = _load(folder / "codec.npz")
+    return Encoded(
+        folder=folder,
+        latents={split: open_latents(folder / split, codec_hash=codec_hash(params)) for split in SPLITS},
+        statistics=InputStatistics.from_json(page["statistics"]),
+        tokeniser=WordTokeniser.from_json(page["tokeniser"]),
+        codec_params=params,
+    )
+
+
+def _codec_params(
+    store: EventStore, path: Path, codec: PatchCodec, clips: int, power: float, seed: int
+) -> Params:
+    """Fits the codec, or loads it when it was fitted on the same events with the same sizes."""
+    key = json.dumps([store_hash(store), dataclasses.asdict(codec, dict_factory=_plain), clips, power, seed])
+    if path.is_file():
+        params, made_from = _load(path), _made_from(path)
+        if made_from == key:
+            return params
+    chosen = np.random.default_rng(seed).permutation(len(store))[:clips]
+    videos = [clip for i in chosen for clip in _clips(store[int(i)])]
+    params = fit_patch_codec(
+        videos, codec.channels, patch=codec.patch, group=codec.group, power=power, seed=seed
+    )
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        np.savez(file, made_from=np.array(key), **params)
+    os.replace(temporary, path)
+    return params
+
+
+def _plain(fields: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in fields if name not in ("parent", "name")}
+
+
+def _clips(event: Event) -> list[np.ndarray]:
+    return [frames.astype(np.float32) / np.float32(127.5) - 1 for frames in event.frames.values()]
+
+
+def _load(path: Path) -> Params:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files if name != "made_from"}
+
+
+def _made_from(path: Path) -> str:
+    with np.load(path, allow_pickle=False) as file:
+        return str(file["made_from"])
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,88 @@
+"""Puts a run together from a config: the one way from a file to `loop.train`."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from wallwm_jax.parallel.mesh import make_mesh
+from wallwm_jax.train import build
+from wallwm_jax.train.checkpoint import CheckpointError, latest_step, read_meta, read_params, refuse_other_model
+from wallwm_jax.train.encode import Encoded, open_encoded
+from wallwm_jax.train.loop import Run
+from wallwm_jax.train.stages import Stage, stage_named
+from wallwm_jax.types import Params
+
+
+def build_run(config: ConfigDict) -> Run:
+    """Everything `loop.train` needs for `config.stage`.
+
+    Raises:
+      ValueError: unknown stage or key.
+      FileNotFoundError, LatentCacheError: the data is not there or damaged.
+      CheckpointError: the stage it starts from is missing or of another model.
+    """
+    stage = stage_named(config.stage)
+    section = config.stages[config.stage]
+    encoded = open_encoded(build.encoded_folder(config, stage.segmentation))
+    dims = build.build_dims(config, encoded.latents["train"])
+    denoiser = build.build_denoiser(config, encoded)
+    optimizer, schedule = build.build_optimizer(section)
+    meta = run_meta(config, encoded, denoiser)
+    inherited = inherit(config, stage, meta)
+    return Run(
+        folder=Path(config.workdir) / config.stage,
+        name=config.stage,
+        stage=stage,
+        denoiser=denoiser,
+        objective=build.build_objective(config, meta["input"]["image_size"]),
+        optimizer=optimizer,
+        schedule=schedule,
+        loader=build.build_loader(config, encoded, dims),
+        dims=dims,
+        mesh=make_mesh(config.mesh.to_dict()),
+        codec=encoded.codec_params,
+        inherited=inherited,
+        meta=meta,
+        seed=config.seed,
+        steps=section.steps,
+        ema=section.ema,
+        save_every=section.save_every,
+        log_every=section.log_every,
+    )
+
+
+def run_meta(config: ConfigDict, encoded: Encoded, denoiser: Any) -> dict[str, Any]:
+    """What a checkpoint has to know besides its arrays (JSON)."""
+    page = encoded.latents["train"].manifest
+    return {
+        "model": build.model_meta(denoiser),
+        "input": {
+            "statistics": encoded.statistics.to_json(),
+            "tokeniser": encoded.tokeniser.to_json(),
+            "views": page.views,
+            "image_size": page.latent_shape[0] * config.codec.patch,
+            "codec": {"channels": config.codec.channels, "patch": config.codec.patch},
+            "text_length": config.pack.text_length,
+        },
+        "config": build.plain(config),
+    }
+
+
+def inherit(config: ConfigDict, stage: Stage, meta: dict[str, Any]) -> Params | None:
+    """Averaged parameters of the stage this one starts from.
+
+    Raises:
+      CheckpointError: it was not trained, or is another model.
+    """
+    if stage.starts_from is None:
+        return None
+    folder = Path(config.workdir) / stage.starts_from / "checkpoints"
+    try:
+        step = latest_step(folder)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"stage {config.stage!r} starts from stage {stage.starts_from!r} but {error}"
+        ) from error
+    refuse_other_model(folder / str(step), read_meta(folder, step), meta)
+    return read_params(folder, step)
