@@ -7,13 +7,11 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wallwm_jax.events.store import StoreError
-from wallwm_jax.input.latents import LatentCacheError
-from wallwm_jax.train.checkpoint import CheckpointError
+from wallwm_jax.errors import UserError
 
 EXPECTED = (
-    ValueError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError,
-    StoreError, LatentCacheError, CheckpointError,
+    UserError, ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError,
+    FloatingPointError,
 )  # fmt: skip
 """What a user can put right; anything else is ours and keeps its traceback."""
 
@@ -32,8 +30,13 @@ def run(main: Callable[[ConfigDict], None], argv: list[str] | None = None) -> No
     with one_line_errors(*EXPECTED, *UNKNOWN_KEY):
         flags.FLAGS(argv or sys.argv)
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells dozens of lines per save
+        quiet()
     app.run(lambda _: _guarded(main, config.value), argv=[sys.argv[0]])
+
+
+def quiet() -> None:
+    """Shows warnings only: Orbax tells dozens of lines per save."""
+    logging.set_verbosity(logging.WARNING)
 
 
 def _guarded(main: Callable[[ConfigDict], None], config: ConfigDict) -> None:

@@ -1,6 +1,6 @@
 """Types that several rooms share, so that none has to import another for them."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -8,6 +8,7 @@ Params = dict[str, Any]
 """A tree of parameters: nested dicts with arrays as leaves."""
 
 
+@runtime_checkable
 class PackedEvents(Protocol):
     """What the denoiser needs to know of a packed sequence of events.
 

@@ -48,8 +48,7 @@ class MetaworldEvents(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # The helper that reads a builder's own config folder wants a package
-        # layout; saying it here keeps the builder one file.
+        # TFDS can read this from files beside a builder, but only inside a package.
         return tfds.core.DatasetInfo(
             builder=self,
             description="Meta-World expert episodes, cut into captioned semantic events.",

@@ -13,13 +13,13 @@ def test_the_drawer_pull_in_words(pull):
     episode = pull(tail=12)
     texts = caption.captions_of(episode, carve.carve(episode))
     assert [t["action"] for t in texts] == [
-        "move the gripper towards the drawer",
-        "bring the gripper close to the drawer",
-        "align the gripper with the drawer",
+        "reach for the drawer to pull it",
+        "approach the drawer to pull it",
+        "align with the drawer to pull it",
         "pull the drawer",
         "hold still at the drawer",
     ]
-    assert texts[0]["segment"] == "move the gripper towards the drawer, right, gripper open"
+    assert texts[0]["segment"] == "reach for the drawer to pull it, right, gripper open"
     assert texts[3]["segment"] == "pull the drawer, backwards, gripper closed"
     assert [t["subtask"] for t in texts] == ["go to the drawer"] * 3 + ["pull the drawer"] * 2
     assert {t["task"] for t in texts} == {"open the drawer"}

@@ -55,7 +55,10 @@ def test_a_longer_middle_moves_the_later_boundaries_with_it(pull):
     twice = np.linspace(0, episode.steps, 2 * episode.steps + 1)
     stretched = {
         name: np.stack(
-            [np.interp(twice, np.arange(episode.steps + 1), c) for c in signal.reshape(len(signal), -1).T],
+            [
+                np.interp(twice, np.arange(episode.steps + 1), channel)
+                for channel in signal.reshape(len(signal), -1).T
+            ],
             axis=-1,
         ).reshape(-1, *signal.shape[1:]).astype(signal.dtype)
         for name, signal in episode.signals.items()

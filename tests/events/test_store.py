@@ -185,7 +185,9 @@ def test_a_shard_outside_the_folder_is_refused(folder):
         open_store(folder, "train")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "other"}', '{"format": "wallwm-events", "version": 1}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"format": "other"}', '{"format": "wallwm-events", "version": 1}']
+)
 def test_a_damaged_manifest_is_one_line(folder, text):
     (folder / manifest.MANIFEST).write_text(text)
     with pytest.raises(StoreError, match="manifest.json") as caught:

@@ -7,10 +7,13 @@ from wallwm_jax.episodes.record import Camera, Episode
 HZ = 40.0
 VIEWS = ("ego", "wrist")
 
+
 def _path(points, steps):
     """Straight legs through `points`, each taking its number of steps."""
-    legs = [np.linspace(a, b, n, endpoint=False) for a, b, n in zip(points, points[1:], steps, strict=False)]
+    ends = zip(points, points[1:], steps, strict=False)
+    legs = [np.linspace(a, b, n, endpoint=False) for a, b, n in ends]
     return np.concatenate([*legs, [points[-1]]])
+
 
 def pull_episode(seed: int = 0, tail: int = 6, size: int = 16) -> Episode:
     """16 steps sideways, 14 down, 12 pulling the drawer, then `tail` standing still."""
@@ -28,11 +31,13 @@ def pull_episode(seed: int = 0, tail: int = 6, size: int = 16) -> Episode:
     cameras = {
         view: Camera(
             intrinsics=np.array([[20.0, 0, size / 2], [0, 20.0, size / 2], [0, 0, 1]]),
-            extrinsics=np.tile(np.eye(4), (steps + 1, 1, 1)) + 0.01 * np.arange(steps + 1)[:, None, None],
+            # Every observation has its own pose, so that a shifted one is noticed.
+            extrinsics=np.eye(4) + 0.01 * np.arange(steps + 1)[:, None, None],
         )
         for view in VIEWS
     }
-    images = rng.integers(0, 255, (steps + 1, 2, 2, 3), np.uint8).repeat(size // 2, 1).repeat(size // 2, 2)
+    squares = rng.integers(0, 255, (steps + 1, 2, 2, 3), np.uint8)
+    images = squares.repeat(size // 2, 1).repeat(size // 2, 2)
     return Episode(
         episode_id=f"toy/pull/{seed:06d}",
         task="pull",

@@ -86,6 +86,15 @@ def test_nothing_co_visible_gives_no_tube():
     assert not noise.any() and not hidden.any()
 
 
+def test_frames_of_other_events_do_not_restrict_the_window():
+    mask = np.ones((FRAMES, TOKENS, TOKENS), bool)
+    mask[1] = random_masks(3, 0.0)[1]  # nothing is co-visible on the middle frame
+    without, _ = many(mask, np.array([True, False, True]))
+    assert without.any(axis=(1, 2, 3, 4)).all()
+    across, _ = many(mask, np.ones(3, bool))
+    assert not across.any()
+
+
 def test_sizes_beyond_the_grid_are_refused():
     with pytest.raises(ValueError, match=r"sizes=\(2, 5\): needs 1 <= l_min <= l_max <= 4"):
         many(random_masks(0, 0.1), np.ones(3, bool), sizes=(2, 5))

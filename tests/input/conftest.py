@@ -1,50 +1,7 @@
-"""Small synthetic events and a latent cache made of them."""
+"""Fixtures of the input room: one small latent cache for all tests."""
 
-import numpy as np
 import pytest
-
-from wallwm_jax.episodes.record import Event
-from wallwm_jax.input.batch import BatchDims
-from wallwm_jax.input.latent_build import build_latents
-from wallwm_jax.input.normalise import fit_statistics
-from wallwm_jax.input.tokenise import WordTokeniser
-
-VIEWS = ("ego", "wrist")
-WORDS = ("reach the drawer", "grasp the handle", "push the block to the goal", "lift")
-PIXELS, CELL, CHANNELS, STATE = 16, 8, 4, 5
-
-
-def make_event(i: int) -> Event:
-    """Event `i`: length, pictures, actions are functions of i alone."""
-    rng = np.random.default_rng(i)
-    length = int(np.clip(round(15 * np.exp(0.42 * rng.standard_normal())), 2, 48))
-    sampled = 1 + 4 * -(-length // 8)
-    pose = np.eye(4)
-    pose[:3, 3] = rng.standard_normal(3)
-    mask = np.arange(20) < 10
-    moved = np.repeat(pose[None], sampled, axis=0)
-    moved[:, 0, 3] += np.arange(sampled)  # marks which sampled frame a camera belongs to
-    return Event(
-        episode_id=f"fake/{i:04d}", task="fake", seed=i, index=0, start=0, end=length,
-        label="reach", control_hz=40.0,
-        captions={"task": "open the drawer", "action": WORDS[i % len(WORDS)]},
-        next_caption="", remaining_seconds=length / 40,
-        frames={v: rng.integers(1, 256, (sampled, PIXELS, PIXELS, 3), np.uint8) for v in VIEWS},
-        intrinsics={v: np.diag([20.0, 20.0, 1.0]) for v in VIEWS},
-        extrinsics={v: moved for v in VIEWS},
-        state=rng.standard_normal(STATE).astype(np.float32) * 3 + 1,
-        actions=((rng.standard_normal((length, 20)) + i % 3) * mask).astype(np.float32),
-        action_mask=mask,
-    )  # fmt: skip
-
-
-def encode(video: np.ndarray) -> np.ndarray:
-    """A toy causal codec: cell means of the key frame and of groups of four."""
-    b, t, height, width, _ = video.shape
-    cells = video.reshape(b, t, height // CELL, CELL, width // CELL, CELL, 3).mean((3, 5))
-    groups = cells[:, 1:].reshape(b, -1, 4, *cells.shape[2:]).mean(2)
-    rgb = np.concatenate([cells[:, :1], groups], axis=1)
-    return np.concatenate([rgb, rgb[..., :1] ** 2], axis=-1)
+from synthetic_events import build, loader_settings, make_event
 
 
 @pytest.fixture(scope="session")
@@ -54,21 +11,9 @@ def events():
 
 @pytest.fixture(scope="session")
 def latents(events, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache") / "latents"
-    return build_latents(
-        events, folder, encode, codec_hash="codec", source_hash="source", views=VIEWS,
-        events_per_shard=25,
-    )  # fmt: skip
+    return build(events, tmp_path_factory.mktemp("cache") / "latents", events_per_shard=25)
 
 
 @pytest.fixture(scope="session")
 def settings(latents):
-    """Plain keyword arguments shared by the loader's tests."""
-    return {
-        "statistics": fit_statistics(latents[i] for i in range(len(latents))),
-        "tokeniser": WordTokeniser.fit(latents.manifest.captions["action"]),
-        "dims": BatchDims(
-            sequences=3, views=2, frames=12, height=2, width=2, channels=CHANNELS, actions=58,
-            events=6, state=STATE, text=8,
-        ),
-    }  # fmt: skip
+    return loader_settings(latents)

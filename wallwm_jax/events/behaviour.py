@@ -12,6 +12,7 @@ outlive a change of control rate.
 """
 
 import numpy as np
+from jaxtyping import Float
 
 from wallwm_jax.episodes.record import Episode
 from wallwm_jax.events import motion
@@ -30,11 +31,12 @@ LIFTED_METRES = 0.03  # rise that makes a held object a lifted one
 ARRIVED_METRES = 0.02  # a hand this close to where it ends has arrived
 LEFT_METRES = 0.03  # a hand that goes less far after its work stays there
 FREED_METRES = 0.02  # displacement at which a grasped object goes with the hand
+GRASP_RADIUS = 0.06  # metres around the place where an object is taken along
 SEATED_METRES = 0.015  # how much a held object may sit aside of its usual place
 CLOSING_SHARE = 0.1  # loss of gripper opening that makes a grasp
 CORNER = np.deg2rad(35)  # change of heading that separates two legs
 LEG_RADIUS = 0.04  # metres around the last straight leg of an approach
-NEAR_RADIUS = 0.10  # metres around the contact point, when there is only one leg
+NEAR_RADIUS = 0.10  # metres around the contact point: the last centimetres
 LONG_LEVER = 0.19  # metres: a door swings, a dial turns
 
 SIGNALS = (
@@ -127,7 +129,7 @@ def _grasp_onset(episode: Episode, edge: int, freed: int, end: int) -> int:
     if episode.signals["hold"][freed : end + 1].mean() < 0.5:
         return freed
     hand = episode.signals["hand_position"][edge : freed + 1]
-    arrived = edge + motion.last_entry(np.linalg.norm(hand - hand[-1], axis=-1) < LEG_RADIUS)
+    arrived = edge + motion.last_entry(np.linalg.norm(hand - hand[-1], axis=-1) < GRASP_RADIUS)
     opening = motion.smooth(np.asarray(episode.signals["gripper_opening"], np.float64))
     lost = opening[arrived] - opening[arrived : freed + 1]
     return arrived + int(np.argmax(lost > 0.02)) if lost.max() >= CLOSING_SHARE else freed
@@ -232,7 +234,7 @@ def _name(episode: Episode, start: int, end: int) -> str:
     return direction_name(chord)
 
 
-def direction_name(way: np.ndarray) -> str:
+def direction_name(way: Float[np.ndarray, "3"]) -> str:
     """Name of moving an object along `way` [3]: x right, y away from the robot, z up.
 
     Sideways counts only when it is twice the rest, because people call a

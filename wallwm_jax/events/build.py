@@ -9,6 +9,7 @@ drift.
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float32
 
 from wallwm_jax.episodes import action_space, clock
 from wallwm_jax.episodes.record import Episode, Event, EventSpan
@@ -91,7 +92,9 @@ def _event(
     )
 
 
-def event_actions(episode: Episode, span: EventSpan) -> tuple[np.ndarray, np.ndarray]:
+def event_actions(
+    episode: Episode, span: EventSpan
+) -> tuple[Float32[np.ndarray, "steps 20"], Bool[np.ndarray, "20"]]:
     """Canonical actions float32[L_e, 20] of a span and their mask bool[20]."""
     # Targets are those AFTER each step, hence the shift by one; the gripper
     # command belongs to the step itself.

@@ -2,18 +2,21 @@
 
     task      L3  the whole episode          "open a drawer"
     subtask   L2  go there / do it / leave   "go to the drawer"
-    action    L1  one behaviour, c_e         "align the gripper with the drawer"
-    segment   L0  one event, with detail     "align ... the drawer, down, gripper open"
+    action    L1  one behaviour, c_e         "align with the drawer to pull it"
+    segment   L0  one event, with detail     "align with ... it, down, gripper open"
 
 Spans are carved first and captioned afterwards, so a text can never move a
-boundary. Everything here is read from labels, nouns and measured motion. A
-behaviour that carving cut in two is one action but two segments, and thus the
+boundary. Everything here is read from labels, nouns and measured motion. An
+approach says what it is for, and a turn to which side, because one scene may
+serve two tasks (open or close the same faucet) and the model is told no more
+than c_e. A behaviour that carving cut in two is one action but two segments, and thus the
 tracks nest: no boundary of a coarse track lies inside a span of a finer one.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from wallwm_jax.episodes.record import Episode, EventSpan
 
@@ -21,20 +24,20 @@ CHUNK = "chunk"
 """Label of fixed-length chunks, which name no behaviour."""
 
 ACTION = {
-    "reach": "move the gripper towards {o}",
-    "approach": "bring the gripper close to {o}",
-    "align": "align the gripper with {o}",
+    "reach": "reach for {o}",
+    "approach": "approach {o}",
+    "align": "align with {o}",
     "grasp": "close the gripper on {o}",
     "lift": "lift {o}",
     "move": "carry {o} to {g}",
     "lower": "lower {o} onto {g}",
-    "slide": "slide {o} sideways",
+    "slide": "slide {o}",
     "push": "push {o}",
     "pull": "pull {o}",
     "press": "press {o} down",
     "turn": "turn {o}",
-    "release": "open the gripper and let go of {o}",
-    "retract": "move the gripper away from {o}",
+    "release": "let go of {o}",
+    "retract": "move away from {o}",
     "hold": "hold still at {o}",
 }
 
@@ -42,6 +45,9 @@ VERB = {
     "grasp": "grasp", "lift": "lift", "move": "carry", "lower": "lower", "slide": "slide",
     "push": "push", "pull": "pull", "press": "press", "turn": "turn", "release": "let go of",
 }  # fmt: skip
+
+SIDED = ("slide", "turn")
+"""Manipulations whose caption says to which side they go."""
 
 APPROACH, MANIPULATE, LEAVE = "approach", "manipulate", "leave"
 PHASE = {"reach": APPROACH, "approach": APPROACH, "align": APPROACH, "retract": LEAVE}
@@ -63,37 +69,61 @@ def captions_of(episode: Episode, spans: Sequence[EventSpan]) -> list[dict[str, 
                 f"episode {episode.episode_id}: no words for label {span.label!r}; "
                 f"known labels are {[*ACTION, CHUNK]}"
             )
+    actions = [action_text(episode, spans, i) for i in range(len(spans))]
     subtasks = _subtask_texts(episode, spans)
     return [
         {
             "task": episode.instruction,
             "subtask": subtask,
-            "action": action_text(episode, span.label),
-            "segment": segment_text(episode, span),
+            "action": action,
+            "segment": segment_text(episode, span, action),
         }
-        for span, subtask in zip(spans, subtasks, strict=True)
+        for span, subtask, action in zip(spans, subtasks, actions, strict=True)
     ]
 
 
-def action_text(episode: Episode, label: str) -> str:
-    """The action caption c_e of a behaviour; the instruction for a chunk."""
+def action_text(episode: Episode, spans: Sequence[EventSpan], i: int) -> str:
+    """The action caption c_e of span `i`; the instruction for a chunk."""
+    label = spans[i].label
     if label == CHUNK:
         return episode.instruction
-    return ACTION[label].format(**_nouns(episode))
+    text = ACTION[label].format(**_nouns(episode)) + _side(episode, spans[i])
+    if PHASE.get(label) == APPROACH:
+        text += _purpose(episode, spans[i + 1 :])
+    return text
 
 
-def segment_text(episode: Episode, span: EventSpan) -> str:
+def _purpose(episode: Episode, later: Sequence[EventSpan]) -> str:
+    """ " to pull it": the manipulation an approach leads to, "" when there is none."""
+    for span in later:
+        if span.label in VERB:
+            return f" to {VERB[span.label]} it{_side(episode, span)}"
+    return ""
+
+
+def _side(episode: Episode, span: EventSpan) -> str:
+    """Left or right, by the hand's way during a sideways manipulation; else ""."""
+    if span.label not in SIDED:
+        return ""
+    return " right" if _way(episode, span)[0] > 0 else " left"
+
+
+def _way(episode: Episode, span: EventSpan) -> np.ndarray:
+    """The hand's displacement [3] during a span, metres."""
+    hand = episode.signals["hand_position"]
+    return hand[span.end] - hand[span.start]
+
+
+def segment_text(episode: Episode, span: EventSpan, action: str) -> str:
     """The action with the hand's direction of travel and the gripper's state."""
     if span.label == CHUNK:
-        return episode.instruction
-    details = [action_text(episode, span.label)]
-    hand = episode.signals["hand_position"]
-    details.append(direction_text(hand[span.end] - hand[span.start]))
+        return action
+    details = [action, direction_text(_way(episode, span))]
     details.append(_gripper_text(episode.gripper_command[span.start : span.end]))
     return ", ".join(detail for detail in details if detail)
 
 
-def direction_text(displacement: np.ndarray) -> str:
+def direction_text(displacement: Float[np.ndarray, "3"]) -> str:
     """Words for a displacement [3] in metres: the main axis, and a second if comparable.
 
     "" when it is shorter than 1 cm. An axis counts as comparable from half the

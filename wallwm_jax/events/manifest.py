@@ -20,12 +20,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from wallwm_jax.errors import UserError
+
 FORMAT = "wallwm-events"
 VERSION = 1
 MANIFEST = "manifest.json"
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError):
     """A store is missing, damaged or unfinished. One line: what, where, what to do."""
 
 
@@ -140,7 +142,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} holds no event store (no {MANIFEST}); "
-            f"run python -m experiments.prepare_data --out={folder}"
+            f"run python -m experiments.prepare_data --config=... first"
         )
     value = read_json(path)
     if (value.get("format"), value.get("version")) != (FORMAT, VERSION):

@@ -208,7 +208,8 @@ def write_manifest(folder: str | os.PathLike, names: Sequence[str], settings: di
         image size or rates.
     """
     folder = pathlib.Path(folder)
-    indexes = {f"{name}.index.json": manifest.read_json(folder / f"{name}.index.json") for name in names}
+    files = [f"{name}.index.json" for name in names]
+    indexes = {file: manifest.read_json(folder / file) for file in files}
     if not indexes:
         raise StoreError(f"{folder}: no shard was written; add at least one event")
     shared = ("views", "image_size", "control_hz", "stride", "group")

@@ -1,7 +1,8 @@
 """Border mask: latent cells on a synthetic black border (method section 2, Border mask).
 
 Letterboxed sources bring black rows or columns that say nothing about the
-world. They never count in a loss.
+world. They never count in a loss. Whether a source is letterboxed is known
+where it is read, not guessed: a simulator's night sky is black as well.
 """
 
 import numpy as np
@@ -26,7 +27,10 @@ def visible_cells(
     """
     height, width = frames.shape[1:3]
     if height % grid[0] or width % grid[1]:
-        raise ValueError(f"a {grid[0]}x{grid[1]} latent grid does not divide {height}x{width} pixels")
+        raise ValueError(
+            f"a {grid[0]}x{grid[1]} latent grid does not divide {height}x{width} pixels; "
+            "resize the frames"
+        )
     dark = frames.max(axis=(0, 3)) <= threshold
     rows, columns = _edge_run(dark.all(1)), _edge_run(dark.all(0))
     border = rows[:, None] | columns[None, :]

@@ -35,7 +35,8 @@ def _check_shapes(arrays: dict[str, np.ndarray], sizes: dict[str, int]) -> None:
             want = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
             if size != want:
                 raise ValueError(
-                    f"batch.{name} has shape {x.shape} for [{letters}]; axis {axis} should be {want}"
+                    f"batch.{name} has shape {x.shape} for [{letters}]; "
+                    f"axis {axis} should be {want}"
                 )
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise ValueError(f"batch.{name} holds NaN or Inf; find the event that brought it")

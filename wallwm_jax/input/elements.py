@@ -35,10 +35,15 @@ class Prefetch:
 
 
 class Elements:
-    """A Grain iterator of batch dicts with a watchdog on worker processes."""
+    """A Grain iterator of batch dicts with a watchdog on worker processes.
+
+    Attributes:
+      timeout_s: longest wait for workers; None without workers.
+    """
 
     def __init__(self, source: PackedSource, rows: int, prefetch: Prefetch):
-        self._timeout = prefetch.timeout_s if prefetch.workers else None
+        """Starts at element 0 of `source`; `rows` elements make a batch."""
+        self.timeout_s = prefetch.timeout_s if prefetch.workers else None
         # Batching before `to_iter_dataset` makes a batch the unit that is dealt
         # to workers in turn: their number cannot change what is in it.
         dataset = grain.MapDataset.source(source).batch(rows, batch_fn=_stack).to_iter_dataset(
@@ -59,15 +64,15 @@ class Elements:
 
     def next(self) -> dict[str, np.ndarray]:
         """The next element; RuntimeError when no worker answers in time."""
-        if self._timeout is None:
+        if self.timeout_s is None:
             return next(self._iterator)
         try:
-            return self._thread.submit(next, self._iterator).result(self._timeout)
+            return self._thread.submit(next, self._iterator).result(self.timeout_s)
         except concurrent.futures.TimeoutError as error:
             _kill_workers()
             self.close()
             raise RuntimeError(
-                f"no batch from the loader's workers for {self._timeout:.0f} s: one hangs or is "
+                f"no batch from the loader's workers for {self.timeout_s:g} s: one hangs or is "
                 "stopped; start the run again, or with 0 workers to find out why"
             ) from error
 

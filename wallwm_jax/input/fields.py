@@ -48,7 +48,8 @@ class BatchDims:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
                 raise ValueError(
-                    f"BatchDims.{field.name} = {getattr(self, field.name)}; every size must be at least 1"
+                    f"BatchDims.{field.name} = {getattr(self, field.name)}; "
+                    "every size must be at least 1"
                 )
 
     def sizes(self) -> dict[str, int]:

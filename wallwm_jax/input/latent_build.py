@@ -55,6 +55,7 @@ def build_latents(
     views: Sequence[str],
     events_per_call: int = 8,
     events_per_shard: int = 4096,
+    border_threshold: int | None = None,
     replace: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> LatentStore:
@@ -69,6 +70,9 @@ def build_latents(
         so a compiled codec is compiled once per clip length.
       codec_hash, source_hash: recorded, and compared on reuse.
       views: order of the view axis.
+      border_threshold: marks synthetic black borders, see `border`. None for a
+        source that has none, such as a simulator: there a black edge is the
+        night behind the wall, and should be learnt.
       replace: build over a cache made from another codec or dataset instead
         of refusing it.
       progress: called with the number of events done since the last call.
@@ -82,22 +86,44 @@ def build_latents(
     folder = pathlib.Path(folder)
     if folder.exists():
         try:
-            return open_latents(folder, codec_hash=codec_hash, source_hash=source_hash)
+            return _reuse(folder, codec_hash, source_hash, list(views), border_threshold)
         except LatentCacheError:
             if not replace:
                 raise
     if len(store) == 0:
         raise ValueError(f"no events to encode for {folder}; check the split")
     with _building(folder) as building:
-        records = _records(store, encode, tuple(views), events_per_call, progress or (lambda n: None))
-        page = _write(records, building, events_per_shard)
-        page |= {"codec_hash": codec_hash, "source_hash": source_hash, "views": list(views)}
-        page = LatentManifest(format=FORMAT, version=VERSION, **page)
+        options = (tuple(views), events_per_call, border_threshold)
+        records = _records(store, encode, *options, progress or (lambda n: None))
+        page = LatentManifest(
+            format=FORMAT, version=VERSION, codec_hash=codec_hash, source_hash=source_hash,
+            views=list(views), border_threshold=border_threshold,
+            **_write(records, building, events_per_shard),
+        )  # fmt: skip
         (building / MANIFEST).write_text(json.dumps(dataclasses.asdict(page), sort_keys=True))
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(building, folder)
     return open_latents(folder, codec_hash=codec_hash, source_hash=source_hash)
+
+
+def _reuse(
+    folder: pathlib.Path,
+    codec_hash: str,
+    source_hash: str,
+    views: list[str],
+    border_threshold: int | None,
+) -> LatentStore:
+    """Opens a cache made with these settings; raises as `open_latents`."""
+    latents = open_latents(folder, codec_hash=codec_hash, source_hash=source_hash)
+    for name, want in (("views", views), ("border_threshold", border_threshold)):
+        have = getattr(latents.manifest, name)
+        if have != want:
+            raise LatentCacheError(
+                f"latent cache {folder} has {name} {have} but this run has {want}; "
+                f"remove {folder} and the next run builds it again"
+            )
+    return latents
 
 
 @contextlib.contextmanager
@@ -149,6 +175,7 @@ def _records(
     encode: Encode,
     views: tuple[str, ...],
     per_call: int,
+    border_threshold: int | None,
     progress: Callable[[int], None],
 ) -> Iterator[LatentRecord]:
     """Records in the order of the store; clips of equal length share a call."""
@@ -160,10 +187,11 @@ def _records(
         for length in np.unique(lengths):
             members = np.flatnonzero(lengths == length)
             for call in (members[i : i + per_call] for i in range(0, len(members), per_call)):
-                for i, z in zip(call, _encode([clips[i] for i in call], encode, per_call), strict=True):
+                found = _encode([clips[i] for i in call], encode, per_call)
+                for i, z in zip(call, found, strict=True):
                     latents[i] = z
         for event, clip, z in zip(events, clips, latents, strict=True):
-            yield _record(event, clip, z, views)
+            yield _record(event, clip, z, views, border_threshold)
         progress(len(events))
 
 
@@ -187,24 +215,38 @@ def _encode(clips: list[np.ndarray], encode: Encode, per_call: int) -> np.ndarra
 
 
 def _record(
-    event: Event, clips: np.ndarray, latents: Float[np.ndarray, "v f h w c"], views: tuple[str, ...]
+    event: Event,
+    clips: np.ndarray,
+    latents: Float[np.ndarray, "v f h w c"],
+    views: tuple[str, ...],
+    border_threshold: int | None,
 ) -> LatentRecord:
     """Checks the codec's answer and adds what else a training step reads."""
     where = f"episode {event.episode_id}, event {event.index}"
     sampled, frames = clips.shape[1], latents.shape[1]
     if (sampled - 1) % max(frames - 1, 1) or frames < 2:
-        raise ValueError(f"{where}: the codec made {frames} latent frames of {sampled}; it needs 1+N of 1+4N")
-    half = latents.astype(np.float16)
+        raise ValueError(
+            f"{where}: the codec made {frames} latent frames of {sampled}; it needs 1+N of 1+4N"
+        )
+    with np.errstate(over="ignore"):  # the next line reports it better
+        half = latents.astype(np.float16)
     if not np.isfinite(half).all():
-        raise ValueError(f"{where}: latents do not fit float16 (NaN, Inf or > 65504); check the codec")
+        raise ValueError(
+            f"{where}: latents do not fit float16 (NaN, Inf or > 65504); check the codec"
+        )
     # The last sampled frame of latent frame j is j * group; 0 for the key frame.
     last = np.arange(frames) * ((sampled - 1) // (frames - 1))
+    visible = np.ones((len(views), *latents.shape[2:4]), bool)
+    if border_threshold is not None:
+        cells = [border.visible_cells(c, latents.shape[2:4], border_threshold) for c in clips]
+        visible = np.stack(cells)
     intrinsics = np.stack([event.intrinsics[view] for view in views]).astype(np.float32)
+    extrinsics = np.stack([event.extrinsics[view][last] for view in views], axis=1)
     return LatentRecord(
         latents=half,
-        visible=np.stack([border.visible_cells(clip, latents.shape[2:4]) for clip in clips]),
+        visible=visible,
         intrinsics=np.repeat(intrinsics[None], frames, axis=0),
-        extrinsics=np.stack([event.extrinsics[view][last] for view in views], axis=1).astype(np.float32),
+        extrinsics=extrinsics.astype(np.float32),
         actions=event.actions,
         action_mask=event.action_mask,
         state=event.state,

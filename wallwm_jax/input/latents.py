@@ -20,13 +20,15 @@ from array_record.python import array_record_module as array_record
 from flax import serialization
 from jaxtyping import Bool, Float16, Float32, Int64
 
+from wallwm_jax.errors import UserError
+
 FORMAT, VERSION, MANIFEST = "wallwm-latents", 1, "manifest.json"
 
 # Read-ahead fills megabytes for a sampler that wants one record.
 READER_OPTIONS = "readahead_buffer_size:0"
 
 
-class LatentCacheError(RuntimeError):
+class LatentCacheError(UserError):
     """A latent cache is missing, damaged, or of another codec or dataset."""
 
 
@@ -71,6 +73,7 @@ class LatentManifest:
       views: order of the view axis.
       latent_shape: (h, w, C).
       state_width: numbers in the state.
+      border_threshold: how black borders were found, None when the source has none.
       frames, steps: latent frames 1+N and control steps L_e of every event.
       captions: track -> texts that occur, sorted; enough to fit a vocabulary.
       shards: [{"path", "records", "sha256"}].
@@ -83,6 +86,7 @@ class LatentManifest:
     views: list[str]
     latent_shape: list[int]
     state_width: int
+    border_threshold: int | None
     frames: list[int]
     steps: list[int]
     captions: dict[str, list[str]]

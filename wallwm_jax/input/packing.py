@@ -44,7 +44,7 @@ def pack(
     Raises:
       ValueError: an item alone exceeds the capacity, or shapes disagree.
     """
-    sizes = lengths.reshape(len(lengths), -1).astype(np.int64)
+    sizes = (lengths[:, None] if lengths.ndim == 1 else lengths).astype(np.int64)
     room = np.atleast_1d(np.asarray(capacity, np.int64))
     _check(sizes, room)
     if len(sizes) == 0:
@@ -60,7 +60,9 @@ def pack(
 
 def _check(sizes: Int[np.ndarray, "n k"], room: Int[np.ndarray, "k2"]) -> None:
     if sizes.shape[1] != len(room):
-        raise ValueError(f"items have {sizes.shape[1]} sizes but capacity {tuple(room)} has {len(room)}")
+        raise ValueError(
+            f"items have {sizes.shape[1]} sizes but capacity {tuple(room.tolist())} has {len(room)}"
+        )
     bad = np.flatnonzero((sizes > room).any(1) | (sizes < 0).any(1))
     if bad.size:
         i = int(bad[0])
@@ -80,7 +82,7 @@ def _fill(
     share = types / room
     largest = share.max(1)
     demand = left @ share
-    demand = np.maximum(demand / max(demand.max(), 1e-12), 1e-12)
+    demand = np.maximum(demand / demand.max(), 1e-12) if demand.any() else np.ones(len(room))
     tight = demand >= TIGHT
     used = np.zeros(len(room), np.int64)
     chosen = []

@@ -80,8 +80,8 @@ class EpochPlans:
             self._plans[epoch] = packing.epoch_plan(
                 self._lengths, self._capacity, self._seed, epoch, self._window
             )
-            # Reading moves forward: a few recent epochs serve all threads.
-            for old in sorted(self._plans)[:-3]:
+            # Reading moves forward: the few epochs planned last serve all threads.
+            for old in list(self._plans)[:-3]:
                 del self._plans[old]
         return self._plans[epoch]
 

@@ -29,16 +29,20 @@ class ItemMaker:
         text_length: int,
         track: str = "action",
     ):
-        """Args:
-        statistics: of actions and state.
-        tokeniser: captions to ids.
-        text_length: tokens per caption.
-        track: caption track that conditions the model; "action" is c_e.
+        """Keeps the choices.
+
+        Args:
+          statistics: of actions and state.
+          tokeniser: captions to ids.
+          text_length: tokens per caption.
+          track: caption track that conditions the model; "action" is c_e.
         """
         self._statistics, self._tokeniser = statistics, tokeniser
         self._text_length, self._track = text_length, track
 
-    def __call__(self, record: LatentRecord, event_id: int, drop_caption: bool = False) -> EventItem:
+    def __call__(
+        self, record: LatentRecord, event_id: int, drop_caption: bool = False
+    ) -> EventItem:
         """Normalises and tokenises one event.
 
         Raises:
@@ -46,7 +50,8 @@ class ItemMaker:
         """
         if self._track not in record.captions:
             raise ValueError(
-                f"event {event_id} has no caption track {self._track!r}; it has {sorted(record.captions)}"
+                f"event {event_id} has no caption track {self._track!r}; "
+                f"it has {sorted(record.captions)}"
             )
         text = "" if drop_caption else record.captions[self._track]
         ids, mask = self._tokeniser.encode(text, self._text_length)
@@ -56,7 +61,9 @@ class ItemMaker:
             visible=np.repeat(record.visible[:, None], frames, axis=1),
             intrinsics=record.intrinsics,
             extrinsics=record.extrinsics,
-            actions=normalise.normalise(record.actions, self._statistics.action, record.action_mask),
+            actions=normalise.normalise(
+                record.actions, self._statistics.action, record.action_mask
+            ),
             action_mask=record.action_mask,
             state=normalise.normalise(record.state, self._statistics.state),
             text=ids,
@@ -86,14 +93,17 @@ class PackedSource:
         shard_index: int = 0,
         shard_count: int = 1,
     ):
-        """Args:
-        records: cached events, random access.
-        plans: which events share a sequence.
-        dims: sizes of this process's batch.
-        seed: of the caption drop.
-        caption_drop: None keeps every caption.
-        first_batch: batch that element 0 belongs to (a resumed run).
-        shard_index, shard_count: this process and how many there are.
+        """Keeps what the rows are made from; reads nothing yet.
+
+        Args:
+          records: cached events, random access.
+          maker: turns a record into an item.
+          plans: which events share a sequence.
+          dims: sizes of this process's batch.
+          seed: of the caption drop.
+          caption_drop: None keeps every caption.
+          first_batch: batch that element 0 belongs to (a resumed run).
+          shard_index, shard_count: this process and how many there are.
         """
         self._records, self._maker, self._plans, self._dims = records, maker, plans, dims
         self._seed, self._drop, self._first_batch = seed, caption_drop, first_batch

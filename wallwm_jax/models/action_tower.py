@@ -69,6 +69,7 @@ class ActionConfig:
     depth_map: tuple[int, ...] | None = None
     frequency_width: int = 256
     remat: str = "none"
+    unroll: int = 1
     attention: str = "xla"
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -203,6 +204,7 @@ class ActionTower(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=c.layers,
+            unroll=c.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         self.readers = nn.scan(VideoReader, in_axes=(0, nn.broadcast), **scanned)(c)

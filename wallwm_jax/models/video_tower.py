@@ -135,6 +135,7 @@ class VideoTower(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=c.layers,
+            unroll=c.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         self.blocks = stack(c)

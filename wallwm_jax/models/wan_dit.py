@@ -35,6 +35,8 @@ class WanConfig:
         Wan's own; 1 lets a tower that is trained from scratch learn from the
         first step (a small budget, no inherited weights).
       remat: name of a policy in `REMAT_POLICIES`.
+      unroll: blocks per iteration of the scan over layers; more compile
+        longer and run faster on a CPU.
     """
 
     width: int
@@ -48,6 +50,7 @@ class WanConfig:
     frequency_width: int = 256
     gate_bias: float = 0.0
     remat: str = "none"
+    unroll: int = 1
     attention: str = "xla"
     dtype: str = "float32"
     param_dtype: str = "float32"

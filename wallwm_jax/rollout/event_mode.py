@@ -8,7 +8,7 @@ until the task succeeds or the budget of control steps is spent.
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from wallwm_jax.rollout.planner import PlannedEvent
 from wallwm_jax.rollout.policy import EventPolicy
 
 
+@runtime_checkable
 class World(Protocol):
     """What a rollout needs of a simulator or robot (see `sim.metaworld`)."""
 

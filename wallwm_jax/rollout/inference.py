@@ -45,9 +45,9 @@ class InferenceConfig:
     action_target: str = "v"
 
     @property
-    def end(self) -> float:
+    def end(self) -> Float[Array, ""]:
         """The anchor's noise level."""
-        return float(s_star_sigma(self.s_star, self.s_star_steps, self.shift))
+        return s_star_sigma(self.s_star, self.s_star_steps, self.shift)
 
 
 class Imagined(NamedTuple):

@@ -12,6 +12,8 @@ import importlib
 import os
 import types
 
+from wallwm_jax.errors import UserError
+
 LIBRARIES = (
     ("osmesa", ("OSMesa", "libOSMesa.so.8", "libOSMesa.so.6")),
     ("egl", ("EGL", "libEGL.so.1")),
@@ -21,7 +23,7 @@ LIBRARIES = (
 REMEDY = "apt-get install -y libosmesa6"
 
 
-class GLUnavailable(RuntimeError):
+class GLUnavailable(UserError):
     """No off-screen GL library can be loaded; callers may fall back to physics only."""
 
 

@@ -19,14 +19,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from wallwm_jax.errors import UserError
 from wallwm_jax.train.state import TrainState
 
 
-RUNTIME_KEYS = ("remat", "attention", "dtype", "gate_bias", "embedding_scale", "residual_scale")
+RUNTIME_KEYS = ("remat", "unroll", "attention", "dtype", "gate_bias", "embedding_scale", "residual_scale")
 """Entries of a model's config that change how it runs or starts, not what it is."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint is missing, or belongs to another model; one line."""
 
 

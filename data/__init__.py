@@ -1,0 +1,1 @@
+"""Dataset builders and cards; run from the repository's root, never installed."""

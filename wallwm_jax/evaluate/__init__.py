@@ -1,0 +1,1 @@
+"""Action and video metrics, Task Progress, the HTML report."""
