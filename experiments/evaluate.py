@@ -5,6 +5,7 @@ pictures. Finished parts are reused when the command is run again.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -16,6 +17,7 @@ from wallwm_jax.rollout.load import load_policy
 from wallwm_jax.rollout.planner import ScriptPlanner
 from wallwm_jax.rollout.policy import EventPolicy
 from wallwm_jax.train import build
+from wallwm_jax.train.checkpoint import latest_step
 
 
 def inference_config(config: ConfigDict) -> InferenceConfig:
@@ -34,9 +36,28 @@ def policy_of(config: ConfigDict, sequences: int) -> EventPolicy:
     )
 
 
+def eval_folder(config: ConfigDict) -> Path:
+    """<workdir>/eval, emptied when it holds the results of something else.
+
+    Results belong to one checkpoint and one set of settings; both are written
+    beside them, so that training on or changing a step count starts afresh.
+    """
+    out, run = Path(config.workdir) / "eval", Path(config.workdir) / "action" / "checkpoints"
+    made_from = {
+        "checkpoint": latest_step(run), "seed": config.seed,
+        "rollout": config.rollout.to_dict(), "evaluate": config.evaluate.to_dict(),
+    }
+    page = out / "made_from.json"
+    if not page.is_file() or json.loads(page.read_text()) != made_from:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        evaluation.write_json(page, made_from)
+    return out
+
+
 def offline(config: ConfigDict) -> dict:
-    """Held-out numbers, computed once per run folder."""
-    out = Path(config.workdir) / "eval"
+    """Held-out numbers, computed once per checkpoint."""
+    out = eval_folder(config)
     if (out / "offline.json").is_file():
         return json.loads((out / "offline.json").read_text())
     dataset, encoded = build.dataset_folder(config, "behaviour"), build.encoded_folder(config, "behaviour")
@@ -64,7 +85,7 @@ def closed_loop(config: ConfigDict) -> dict:
     return evaluation.evaluate_closed_loop(
         policy, planner, list(config.data.tasks),
         list(range(first, first + config.evaluate.closed_loop_episodes)),
-        Path(config.workdir) / "eval",
+        eval_folder(config),
         lambda task: MetaWorldEnv(task, image_size=config.data.image_size, views=policy.views),
         TaskProgress, config.seed,
     )

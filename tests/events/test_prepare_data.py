@@ -1,38 +1,43 @@
-"""The entry point: a small real dataset, its settings, and its errors."""
+"""The Meta-World recipe: a small real dataset, its settings, and its errors."""
 
 import pytest
-from experiments import prepare_data
 
+from data.metaworld_events import recipe
+from wallwm_jax.events import runner
 from wallwm_jax.events.store import open_store
 from wallwm_jax.sim import gl
 
+SETTINGS = dict(
+    image_size=64, noise=0.2, max_steps=120, segmentation="behaviour", max_length=32, chunk_length=16
+)
+EPISODES = {"train": 22, "validation": 3, "test": 5}
+
 
 def test_splits_never_share_a_seed():
-    options = prepare_data.parse(["--tasks=reach,drawer-open"])
-    parts = prepare_data.make_parts(options)
-    seeds = {split: {s for p in parts if p.split == split for s in p.seeds}
-             for split in ("train", "validation", "test")}
-    assert [len(s) for s in seeds.values()] == [22, 3, 5]
+    parts = recipe.make_parts(["reach", "drawer-open"], EPISODES)
+    seeds = {split: {s for p in parts if p.split == split for s in p.seeds} for split in EPISODES}
+    assert {split: len(s) for split, s in seeds.items()} == EPISODES
     assert not seeds["train"] & (seeds["validation"] | seeds["test"])
     with pytest.raises(ValueError, match="splits are 100 seeds apart"):
-        prepare_data.make_parts(prepare_data.parse(["--train_seeds=101"]))
+        recipe.make_parts(["reach"], EPISODES | {"train": 101})
 
 
-def test_every_option_that_changes_bytes_is_a_setting():
-    """Two command lines with the same settings must mean the same dataset."""
-    plain = prepare_data.make_recipe(prepare_data.parse([])).settings
-    for option in ("image_size=32", "noise=0.5", "max_steps=9", "segmentation=fixed",
-                   "max_length=9", "chunk_length=9"):
-        other = prepare_data.make_recipe(prepare_data.parse([f"--{option}"])).settings
-        assert other != plain, option
+@pytest.mark.parametrize(
+    "change",
+    [dict(image_size=32), dict(noise=0.5), dict(max_steps=9), dict(segmentation="fixed"), dict(max_length=9), dict(chunk_length=9)],
+)
+def test_every_option_that_changes_bytes_is_a_setting(change):
+    """Two recipes with the same settings must mean the same dataset."""
+    assert recipe.make_recipe(**(SETTINGS | change)).settings != recipe.make_recipe(**SETTINGS).settings
 
 
-@pytest.mark.parametrize("arguments", [["--tasks=juggle"], ["--test_seeds=-1"]])
-def test_mistakes_end_in_one_line(arguments, tmp_path):
-    with pytest.raises(SystemExit) as caught:
-        prepare_data.main([f"--out={tmp_path / 'store'}", *arguments])
-    assert str(caught.value).startswith("error: ") and "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="'juggle'"):
+        recipe.make_parts(["juggle"], EPISODES)
+    with pytest.raises(ValueError, match="-1 test episodes"):
+        recipe.make_parts(["reach"], EPISODES | {"test": -1})
+    with pytest.raises(ValueError, match="'clock'.*behaviour"):
+        recipe.make_recipe(**(SETTINGS | {"segmentation": "clock"}))
 
 
 @pytest.mark.parametrize("segmentation", ["behaviour", "fixed"])
@@ -41,11 +46,9 @@ def test_a_small_dataset(segmentation, tmp_path):
         gl.require_gl()
     except gl.GLUnavailable as error:
         pytest.skip(str(error))
-    prepare_data.main([
-        f"--out={tmp_path / 'store'}", "--tasks=drawer-open", "--train_seeds=1",
-        "--validation_seeds=0", "--test_seeds=1", "--image_size=32", "--processes=1",
-        f"--segmentation={segmentation}", "--chunk_length=16",
-    ])  # fmt: skip
+    parts = recipe.make_parts(["drawer-open"], {"train": 1, "validation": 0, "test": 1})
+    settings = SETTINGS | dict(image_size=32, segmentation=segmentation)
+    runner.make_store(tmp_path / "store", parts, recipe.make_recipe(**settings), 1)
     store = open_store(tmp_path / "store", "train")
     event = store[0]
     assert set(event.frames) == {"ego", "side", "wrist"}

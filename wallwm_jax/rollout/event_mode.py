@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wallwm_jax.rollout.planner import PlannedEvent
-from wallwm_jax.rollout.policy import EventPolicy
+from wallwm_jax.rollout.policy import Trajectory
 
 
 @runtime_checkable
@@ -24,9 +24,13 @@ class World(Protocol):
 
     target_position: np.ndarray
 
-    def observe(self) -> Any: ...
+    def observe(self) -> Any:
+        """Pictures, proprioception and commanded pose now."""
+        ...
 
-    def step(self, desired_position: np.ndarray, gripper: float) -> Any: ...
+    def step(self, desired_position: np.ndarray, gripper: float) -> Any:
+        """Executes one control step; the result has `.success`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Rollout:
 
 def run_events(
     world: World,
-    policy: EventPolicy,
+    policy: Callable[..., Trajectory],
     plan: Iterator[PlannedEvent],
     score: Callable[[Any], float],
     *,
@@ -73,7 +77,7 @@ def run_events(
 
     Args:
       world: already reset.
-      policy: the trained model.
+      policy: a trained `EventPolicy`, or anything called like one.
       plan: events in order, without end.
       score: Task Progress after a step result, 0..100.
       max_steps: budget in control steps.

@@ -132,7 +132,7 @@ def latest_step(folder: Path | str) -> int:
 def read_meta(folder: Path | str, step: int) -> dict[str, Any]:
     """The "meta" item of one step."""
     path = Path(folder).absolute() / str(step) / "meta"
-    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path)
+    return ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())
 
 
 def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[str, Any]:
@@ -148,11 +148,12 @@ def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[
       {"codec", "text", "video", "action"} as numpy arrays, on the host.
     """
     path = Path(folder).absolute() / str(step) / "state"
-    checkpointer = ocp.PyTreeCheckpointer()
-    tree = checkpointer.metadata(path).item_metadata.tree
-    wanted = {"frozen": tree["frozen"], ("ema" if average else "params"): tree["ema" if average else "params"]}
-    target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), wanted)
-    restored = checkpointer.restore(
+    handler = ocp.PyTreeCheckpointHandler()
+    tree, trained = handler.metadata(path).tree, "ema" if average else "params"
+    target = jax.tree.map(
+        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), {name: tree[name] for name in ("frozen", trained)}
+    )
+    restored = handler.restore(
         path,
         args=ocp.args.PyTreeRestore(
             item=target,
@@ -160,7 +161,7 @@ def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[
             partial_restore=True,
         ),
     )
-    return restored["frozen"] | restored["ema" if average else "params"]
+    return restored["frozen"] | restored[trained]
 
 
 def refuse_other_model(where: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
