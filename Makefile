@@ -30,7 +30,7 @@ smoke: setup ## The same path, tiny: runs/smoke/report.html.
 	$(BIN)/python -m experiments.demo --profile smoke --out runs/smoke
 
 test: setup ## The whole test suite (at most 12 minutes on two cores).
-	$(BIN)/python -m pytest -n $(TEST_WORKERS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 clean: ## Removes the environment, the caches and the runs.
 	rm -rf $(VENV) .cache runs build *.egg-info .pytest_cache .hypothesis

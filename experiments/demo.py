@@ -110,7 +110,9 @@ def run_demo(out: Path, profile: str) -> Path:
 
     def report() -> Path:
         packing = write_data_pages(config)
-        summary = summarise_run(out, offline, closed_loop, packing, phase.seconds, trained["params"])
+        summary = summarise_run(
+            out, offline, closed_loop, packing, phase.seconds, trained["params"]
+        )
         write_json(out / "summary.json", summary)
         return write_report(out)
 

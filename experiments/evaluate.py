@@ -24,7 +24,8 @@ def inference_config(config: ConfigDict) -> InferenceConfig:
     """Inference follows training wherever both name the same constant."""
     shared = ("shift", "action_shift", "s_star", "s_star_steps", "action_target")
     return InferenceConfig(
-        video_steps=config.rollout.video_steps, action_steps=config.rollout.action_steps,
+        video_steps=config.rollout.video_steps,
+        action_steps=config.rollout.action_steps,
         **{name: config.objective[name] for name in shared},
     )
 
@@ -32,7 +33,9 @@ def inference_config(config: ConfigDict) -> InferenceConfig:
 def policy_of(config: ConfigDict, sequences: int) -> EventPolicy:
     """The run's trained policy."""
     return load_policy(
-        Path(config.workdir) / "action" / "checkpoints", inference_config(config), sequences=sequences
+        Path(config.workdir) / "action" / "checkpoints",
+        inference_config(config),
+        sequences=sequences,
     )
 
 
@@ -44,8 +47,10 @@ def eval_folder(config: ConfigDict) -> Path:
     """
     out, run = Path(config.workdir) / "eval", Path(config.workdir) / "action" / "checkpoints"
     made_from = {
-        "checkpoint": latest_step(run), "seed": config.seed,
-        "rollout": config.rollout.to_dict(), "evaluate": config.evaluate.to_dict(),
+        "checkpoint": latest_step(run),
+        "seed": config.seed,
+        "rollout": config.rollout.to_dict(),
+        "evaluate": config.evaluate.to_dict(),
     }
     page = out / "made_from.json"
     if not page.is_file() or json.loads(page.read_text()) != made_from:
@@ -60,13 +65,21 @@ def offline(config: ConfigDict) -> dict:
     out = eval_folder(config)
     if (out / "offline.json").is_file():
         return json.loads((out / "offline.json").read_text())
-    dataset, encoded = build.dataset_folder(config, "behaviour"), build.encoded_folder(config, "behaviour")
+    dataset, encoded = (
+        build.dataset_folder(config, "behaviour"),
+        build.encoded_folder(config, "behaviour"),
+    )
     train, held_out = (
         evaluation.open_split(dataset, encoded, name) for name in ("train", config.evaluate.split)
     )
     return evaluation.evaluate_offline(
-        policy_of(config, config.evaluate.sequences), train, held_out, out,
-        dream_steps=config.evaluate.dream_steps, examples=config.evaluate.examples, seed=config.seed,
+        policy_of(config, config.evaluate.sequences),
+        train,
+        held_out,
+        out,
+        dream_steps=config.evaluate.dream_steps,
+        examples=config.evaluate.examples,
+        seed=config.seed,
     )
 
 
@@ -83,11 +96,14 @@ def closed_loop(config: ConfigDict) -> dict:
     planner = ScriptPlanner.from_store(evaluation.open_store(dataset, "train"))
     first = {"test": 200, "validation": 100}[config.evaluate.split]
     return evaluation.evaluate_closed_loop(
-        policy, planner, list(config.data.tasks),
+        policy,
+        planner,
+        list(config.data.tasks),
         list(range(first, first + config.evaluate.closed_loop_episodes)),
         eval_folder(config),
         lambda task: MetaWorldEnv(task, image_size=config.data.image_size, views=policy.views),
-        TaskProgress, config.seed,
+        TaskProgress,
+        config.seed,
     )
 
 

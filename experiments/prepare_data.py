@@ -30,8 +30,12 @@ def record_events(config: ConfigDict, segmentation: str) -> None:
             data.tasks, {split: data[f"{split}_episodes"] for split in recipe.SPLIT_SEEDS}
         ),
         recipe.make_recipe(
-            image_size=data.image_size, noise=data.noise, max_steps=data.max_steps,
-            segmentation=segmentation, max_length=data.max_length, chunk_length=data.chunk_length,
+            image_size=data.image_size,
+            noise=data.noise,
+            max_steps=data.max_steps,
+            segmentation=segmentation,
+            max_length=data.max_length,
+            chunk_length=data.chunk_length,
         ),
         data.processes,
     )
@@ -49,8 +53,12 @@ def encode(config: ConfigDict, segmentation: str) -> Encoded:
             bars[split].close()
 
     return encode_dataset(
-        build.dataset_folder(config, segmentation), build.encoded_folder(config, segmentation),
-        build.build_codec(config), clips=config.codec.clips, power=config.codec.power, seed=config.seed,
+        build.dataset_folder(config, segmentation),
+        build.encoded_folder(config, segmentation),
+        build.build_codec(config),
+        clips=config.codec.clips,
+        power=config.codec.power,
+        seed=config.seed,
         progress=progress,
     )
 

@@ -30,7 +30,6 @@ MAY_IMPORT = {
     # Pure maths: nothing of ours but shared types.
     "errors": "",
     "types": "",
-    "errors": "",
     "geometry": "types",
     "flow": "types",
     "optim": "types",

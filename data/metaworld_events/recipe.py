@@ -53,14 +53,22 @@ def make_parts(names: Sequence[str], episodes: dict[str, int]) -> list[runner.Pa
     for split, first in SPLIT_SEEDS.items():
         count = episodes[split]
         if not 0 <= count <= 100:
-            raise ValueError(f"{count} {split} episodes per task: splits are 100 seeds apart; give 0..100")
+            raise ValueError(
+                f"{count} {split} episodes per task: splits are 100 seeds apart; give 0..100"
+            )
         seeds = tuple(range(first, first + count))
         parts += [runner.Part(name, split, seeds) for name in names if seeds]
     return parts
 
 
 def make_recipe(
-    *, image_size: int, noise: float, max_steps: int, segmentation: str, max_length: int, chunk_length: int
+    *,
+    image_size: int,
+    noise: float,
+    max_steps: int,
+    segmentation: str,
+    max_length: int,
+    chunk_length: int,
 ) -> runner.Recipe:
     """How to record and to cut, with the settings that a later run compares.
 

@@ -20,8 +20,11 @@ MASK = np.isin(np.arange(20), [0, 1, 2, 9])
 def truth(*trajectories: np.ndarray, labels=None, captions=None) -> ActionTruth:
     n = len(trajectories)
     return ActionTruth(
-        actions=list(trajectories), masks=[MASK] * n, labels=labels or ["go"] * n,
-        captions=captions or ["go on"] * n, last_gripper=[-1.0] * n,
+        actions=list(trajectories),
+        masks=[MASK] * n,
+        labels=labels or ["go"] * n,
+        captions=captions or ["go on"] * n,
+        last_gripper=[-1.0] * n,
     )
 
 
@@ -41,7 +44,9 @@ def test_captions_tell_apart_what_labels_do_not():
     held = truth(line(5, 0.1), line(5, 0.3), captions=["near", "far"])
     std = np.ones(20)
     by_label = actions.from_means(actions.mean_trajectories(known, known.labels), held.labels, held)
-    by_caption = actions.from_means(actions.mean_trajectories(known, known.captions), held.captions, held)
+    by_caption = actions.from_means(
+        actions.mean_trajectories(known, known.captions), held.captions, held
+    )
     assert actions.mean_absolute_error(by_caption, held, std) == pytest.approx(0)
     assert actions.mean_absolute_error(by_label, held, std) > 0.01
 

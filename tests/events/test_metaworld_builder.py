@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import tensorflow_datasets as tfds
-from data.metaworld_events.builder import MetaworldEvents
 
+from data.metaworld_events.builder import MetaworldEvents
 from wallwm_jax.events import build, carve
 from wallwm_jax.events.store import EventWriter, open_store
 

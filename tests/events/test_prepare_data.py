@@ -8,7 +8,12 @@ from wallwm_jax.events.store import open_store
 from wallwm_jax.sim import gl
 
 SETTINGS = dict(
-    image_size=64, noise=0.2, max_steps=120, segmentation="behaviour", max_length=32, chunk_length=16
+    image_size=64,
+    noise=0.2,
+    max_steps=120,
+    segmentation="behaviour",
+    max_length=32,
+    chunk_length=16,
 )
 EPISODES = {"train": 22, "validation": 3, "test": 5}
 
@@ -24,11 +29,21 @@ def test_splits_never_share_a_seed():
 
 @pytest.mark.parametrize(
     "change",
-    [dict(image_size=32), dict(noise=0.5), dict(max_steps=9), dict(segmentation="fixed"), dict(max_length=9), dict(chunk_length=9)],
+    [
+        dict(image_size=32),
+        dict(noise=0.5),
+        dict(max_steps=9),
+        dict(segmentation="fixed"),
+        dict(max_length=9),
+        dict(chunk_length=9),
+    ],
 )
 def test_every_option_that_changes_bytes_is_a_setting(change):
     """Two recipes with the same settings must mean the same dataset."""
-    assert recipe.make_recipe(**(SETTINGS | change)).settings != recipe.make_recipe(**SETTINGS).settings
+    assert (
+        recipe.make_recipe(**(SETTINGS | change)).settings
+        != recipe.make_recipe(**SETTINGS).settings
+    )
 
 
 def test_mistakes_are_named():

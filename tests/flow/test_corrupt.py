@@ -9,7 +9,6 @@ import pytest
 
 from wallwm_jax.flow import corrupt
 
-
 convert = jax.jit(corrupt.convert, static_argnames=("source", "to"))
 PAIRS = list(itertools.product(corrupt.KINDS, corrupt.KINDS))
 

@@ -9,7 +9,12 @@ import pytest
 from synthetic_events import make_event
 
 from wallwm_jax.input.normalise import (
-    InputStatistics, Moments, Statistics, fit_statistics, normalise, unnormalise,
+    InputStatistics,
+    Moments,
+    Statistics,
+    fit_statistics,
+    normalise,
+    unnormalise,
 )  # fmt: skip
 
 

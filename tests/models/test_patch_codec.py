@@ -30,7 +30,11 @@ def clips():
 def codec_of(clips, channels: int):
     codec = PatchCodec(channels=channels, patch=4)
     params = {"params": fit_patch_codec(clips, channels, patch=4)}
-    return codec, lambda x, method: np.asarray(codec.apply(params, jnp.asarray(x), method=method)), params["params"]
+    return (
+        codec,
+        lambda x, method: np.asarray(codec.apply(params, jnp.asarray(x), method=method)),
+        params["params"],
+    )
 
 
 def test_all_channels_lose_nothing(clips):
@@ -79,7 +83,9 @@ def test_the_fit_is_deterministic(clips):
         np.testing.assert_array_equal(one[name], two[name])
 
 
-@pytest.mark.parametrize(("shape", "words"), [((1, 4, 16, 16, 3), "4 frames"), ((1, 5, 18, 16, 3), "18x16")])
+@pytest.mark.parametrize(
+    ("shape", "words"), [((1, 4, 16, 16, 3), "4 frames"), ((1, 5, 18, 16, 3), "18x16")]
+)
 def test_clips_that_do_not_fit_are_refused(clips, shape, words):
     _, run, _ = codec_of(clips, 4)
     with pytest.raises(ValueError, match=words):

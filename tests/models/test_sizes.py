@@ -20,8 +20,13 @@ def count(size: str, views: int) -> int:
 
     def init(key):
         return tower.init(
-            key, jnp.zeros((1, views, 2, 4, 4, wan.in_channels)), jnp.zeros((1, 2, 1)),
-            jnp.zeros((1, 1, 3, wan.text_width)), jnp.ones((1, 1, 3), bool), frames, frames,
+            key,
+            jnp.zeros((1, views, 2, 4, 4, wan.in_channels)),
+            jnp.zeros((1, 2, 1)),
+            jnp.zeros((1, 1, 3, wan.text_width)),
+            jnp.ones((1, 1, 3), bool),
+            frames,
+            frames,
         )
 
     params = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))["params"]
@@ -30,7 +35,8 @@ def count(size: str, views: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("size", "published"), [("wan2.1-t2v-1.3b", 1.419e9), ("wan2.2-ti2v-5b", 5.0e9), ("wan2.1-t2v-14b", 14.29e9)]
+    ("size", "published"),
+    [("wan2.1-t2v-1.3b", 1.419e9), ("wan2.2-ti2v-5b", 5.0e9), ("wan2.1-t2v-14b", 14.29e9)],
 )
 def test_published_parameter_counts(size, published):
     """One view skips the cross-view branch: what is left is Wan itself."""
@@ -40,7 +46,9 @@ def test_published_parameter_counts(size, published):
 def test_the_cross_view_branch_adds_one_attention_per_block():
     wan = WanConfig(**WAN_SIZES["tiny"])
     attention = 4 * (wan.width**2 + wan.width) + 2 * wan.width
-    assert count("tiny", views=3) - count("tiny", views=1) == wan.layers * (attention + 3 * wan.width)
+    assert count("tiny", views=3) - count("tiny", views=1) == wan.layers * (
+        attention + 3 * wan.width
+    )
 
 
 def test_unknown_remat_policy_is_named():
@@ -50,7 +58,12 @@ def test_unknown_remat_policy_is_named():
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(dict(layers=2), "depth"), (dict(depth_map=(0, 1, 3)), "depth map"), (dict(video_width=24), "width 24"), (dict(views=2), "2 views")],
+    [
+        (dict(layers=2), "depth"),
+        (dict(depth_map=(0, 1, 3)), "depth map"),
+        (dict(video_width=24), "width 24"),
+        (dict(views=2), "2 views"),
+    ],
 )
 def test_towers_that_do_not_fit_are_refused(change, words):
     good = small_denoiser()

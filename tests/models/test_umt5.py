@@ -51,11 +51,18 @@ def test_padding_carries_no_meaning(encoder):
 
 def test_order_matters(encoder):
     mask = np.ones((1, 3), bool)
-    assert np.abs(np.asarray(encoder([[3, 4, 5]], mask)) - np.asarray(encoder([[5, 4, 3]], mask))[:, ::-1]).max() > 1e-4
+    assert (
+        np.abs(
+            np.asarray(encoder([[3, 4, 5]], mask)) - np.asarray(encoder([[5, 4, 3]], mask))[:, ::-1]
+        ).max()
+        > 1e-4
+    )
 
 
 def test_xxl_has_the_published_size():
     model = UMT5Encoder(UMT5Config(**UMT5_SIZES["xxl"]))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
+    )
     count = sum(x.size for x in jax.tree.leaves(nn.meta.unbox(shapes)))
     assert count == pytest.approx(5.68e9, rel=0.01)

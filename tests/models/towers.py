@@ -15,18 +15,42 @@ from wallwm_jax.models.video_tower import VideoConfig
 from wallwm_jax.models.wan_dit import WanConfig
 
 DIMS = BatchDims(
-    sequences=2, views=3, frames=9, height=4, width=6, channels=5, actions=40, events=4, text=5, state=7
+    sequences=2,
+    views=3,
+    frames=9,
+    height=4,
+    width=6,
+    channels=5,
+    actions=40,
+    events=4,
+    text=5,
+    state=7,
 )
 
 
 def small_denoiser(**action) -> Denoiser:
     """Unequal widths, an odd grid, head dimensions that no axis split divides evenly."""
     wan = WanConfig(
-        width=40, heads=2, layers=3, ffn=64, in_channels=5, out_channels=5, text_width=12, gate_bias=0.5
+        width=40,
+        heads=2,
+        layers=3,
+        ffn=64,
+        in_channels=5,
+        out_channels=5,
+        text_width=12,
+        gate_bias=0.5,
     )
     sizes = dict(
-        width=24, heads=2, layers=3, ffn=32, video_width=40, views=3, action_dim=20, state_dim=7,
-        steps_per_latent=8, max_latent_frames=9,
+        width=24,
+        heads=2,
+        layers=3,
+        ffn=32,
+        video_width=40,
+        views=3,
+        action_dim=20,
+        state_dim=7,
+        steps_per_latent=8,
+        max_latent_frames=9,
     )
     return Denoiser(
         text_config=UMT5Config(vocabulary=64, width=12, heads=2, head_dim=6, layers=2, ffn=16),
@@ -37,10 +61,10 @@ def small_denoiser(**action) -> Denoiser:
 
 def shaken(params, seed: int = 1):
     """Every parameter moved a little, so that nothing is hidden behind a zero."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, moved)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: x + np.asarray(0.05 * rng.standard_normal(x.shape), np.float32), params
+    )
 
 
 def unpacked(batch: Batch, row: int, slot: int) -> tuple[Batch, np.ndarray, np.ndarray]:
@@ -78,7 +102,9 @@ def run_towers(denoiser: Denoiser, params, batch: Batch, levels=None):
     def run(params, batch):
         text = denoiser.encode_text(params, batch)
         video, features = denoiser.video_velocity(params, batch.latents, sigma, batch, text)
-        cache = denoiser.feature_cache(params, features, batch, denoiser.token_grid(batch.latents.shape))
+        cache = denoiser.feature_cache(
+            params, features, batch, denoiser.token_grid(batch.latents.shape)
+        )
         at = jnp.full(batch.action_segment.shape, 0.3)
         return video, denoiser.action_velocity(params, batch.actions, at, batch, cache), features
 

@@ -22,7 +22,8 @@ def test_one_axis_takes_what_is_left():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "words"), [({"data": 3}, "does not match 1 devices"), ({"model": 1}, "'model'.*unknown")]
+    ("sizes", "words"),
+    [({"data": 3}, "does not match 1 devices"), ({"model": 1}, "'model'.*unknown")],
 )
 def test_meshes_that_do_not_fit_are_one_line(sizes, words):
     with pytest.raises(ValueError, match=words) as caught:
@@ -33,7 +34,11 @@ def test_meshes_that_do_not_fit_are_one_line(sizes, words):
 def test_every_logical_axis_of_the_towers_is_in_the_table():
     names = {name for name, _ in RULES}
     assert {"embed", "heads", "mlp", "layers", "batch"} <= names
-    assert all(axis in AXES for _, axes in RULES for axis in ([axes] if isinstance(axes, str) else axes or []))
+    assert all(
+        axis in AXES
+        for _, axes in RULES
+        for axis in ([axes] if isinstance(axes, str) else axes or [])
+    )
 
 
 def test_an_unknown_name_is_refused_by_path():
@@ -43,7 +48,9 @@ def test_an_unknown_name_is_refused_by_path():
 
 
 def test_batches_split_over_data_and_fsdp():
-    assert batch_sharding(make_mesh({"fsdp": -1}, jax.devices()[:1])).spec == PartitionSpec(("data", "fsdp"))
+    assert batch_sharding(make_mesh({"fsdp": -1}, jax.devices()[:1])).spec == PartitionSpec(
+        ("data", "fsdp")
+    )
 
 
 PROGRAM = """
@@ -85,8 +92,12 @@ def test_eight_simulated_devices_give_the_losses_of_one(tmp_path):
             shutil.copytree(tmp_path / "1", folder)
             shutil.rmtree(folder / "video")
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, text=True, cwd=ROOT,
-            env=os.environ | {
+            [sys.executable, "-c", PROGRAM, str(folder)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=os.environ
+            | {
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
                 "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'train'}",
             },

@@ -56,14 +56,30 @@ def forward(frames, state, caption, steps, position, rotation, key) -> Trajector
     return Trajectory(positions=position + moves, gripper=np.full(steps, 3.0))
 
 
-PLAN = [PlannedEvent(caption="go", label="reach", steps=8), PlannedEvent(caption="on", label="push", steps=5)]
+PLAN = [
+    PlannedEvent(caption="go", label="reach", steps=8),
+    PlannedEvent(caption="on", label="push", steps=5),
+]
 
 
 def test_events_follow_one_another_until_success():
     world = Line()
-    out = run_events(world, forward, itertools.cycle(PLAN), world.score, max_steps=99, key=jax.random.key(0), film="ego", film_every=4)
+    out = run_events(
+        world,
+        forward,
+        itertools.cycle(PLAN),
+        world.score,
+        max_steps=99,
+        key=jax.random.key(0),
+        film="ego",
+        film_every=4,
+    )
     assert out.success and out.progress == 100 and out.steps == 50
-    assert [(e.caption, e.start, e.end) for e in out.events[:3]] == [("go", 0, 8), ("on", 8, 13), ("go", 13, 21)]
+    assert [(e.caption, e.start, e.end) for e in out.events[:3]] == [
+        ("go", 0, 8),
+        ("on", 8, 13),
+        ("go", 13, 21),
+    ]
     assert out.events[-1].end == 50
     assert out.frame_step == [*range(0, 50, 4), 50] and out.frame_event[0] == 0
     assert len(out.frames) == len(out.frame_event)
@@ -72,7 +88,9 @@ def test_events_follow_one_another_until_success():
 
 def test_the_budget_ends_an_episode_inside_an_event():
     world = Line()
-    out = run_events(world, forward, itertools.cycle(PLAN), world.score, max_steps=10, key=jax.random.key(0))
+    out = run_events(
+        world, forward, itertools.cycle(PLAN), world.score, max_steps=10, key=jax.random.key(0)
+    )
     assert not out.success and out.steps == 10
     assert [(e.start, e.end) for e in out.events] == [(0, 8), (8, 10)]
     assert out.events[-1].progress == pytest.approx(20.0)

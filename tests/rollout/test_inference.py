@@ -42,7 +42,9 @@ def test_the_video_runs_once_whatever_the_number_of_action_steps(setting, action
     denoiser, params, batch = setting
     counting = Counting(**{f.name: getattr(denoiser, f.name) for f in dataclasses.fields(denoiser)})
     config = dataclasses.replace(CONFIG, action_steps=action_steps)
-    jax.eval_shape(lambda p, b: imagine.__wrapped__(counting, config, p, b, jax.random.key(0)), params, batch)
+    jax.eval_shape(
+        lambda p, b: imagine.__wrapped__(counting, config, p, b, jax.random.key(0)), params, batch
+    )
     assert len(counting.counts) == 2
 
 
@@ -51,9 +53,13 @@ def test_only_observed_frames_are_read(setting):
     denoiser, params, batch = setting
     key = jax.random.key(1)
     future = future_frames(batch)[:, None, :, None, None, None]
-    blind = batch.replace(latents=jnp.where(future, 99.0, batch.latents), actions=batch.actions * 0 + 7)
+    blind = batch.replace(
+        latents=jnp.where(future, 99.0, batch.latents), actions=batch.actions * 0 + 7
+    )
     for one, two in zip(
-        imagine(denoiser, CONFIG, params, batch, key), imagine(denoiser, CONFIG, params, blind, key), strict=True
+        imagine(denoiser, CONFIG, params, batch, key),
+        imagine(denoiser, CONFIG, params, blind, key),
+        strict=True,
     ):
         np.testing.assert_array_equal(one, two)
 
@@ -67,7 +73,9 @@ def test_observed_frames_stay_clean_and_missing_dimensions_zero(setting):
     )
     for row in range(DIMS.sequences):
         segment = np.asarray(batch.action_segment[row])
-        mask = np.asarray(batch.action_mask[row])[np.maximum(segment - 1, 0)] & (segment > 0)[:, None]
+        mask = (
+            np.asarray(batch.action_mask[row])[np.maximum(segment - 1, 0)] & (segment > 0)[:, None]
+        )
         assert not np.any(np.asarray(out.actions[row])[~mask])
 
 
@@ -84,5 +92,11 @@ def test_the_sketch_is_half_dry(setting):
 def test_more_video_steps_change_the_dream_and_seeds_differ(setting):
     denoiser, params, batch = setting
     one = dream_clean(denoiser, CONFIG, 2, params, batch, jax.random.key(4))
-    assert np.abs(one - dream_clean(denoiser, CONFIG, 5, params, batch, jax.random.key(4))).max() > 1e-4
-    assert np.abs(one - dream_clean(denoiser, CONFIG, 2, params, batch, jax.random.key(5))).max() > 1e-2
+    assert (
+        np.abs(one - dream_clean(denoiser, CONFIG, 5, params, batch, jax.random.key(4))).max()
+        > 1e-4
+    )
+    assert (
+        np.abs(one - dream_clean(denoiser, CONFIG, 2, params, batch, jax.random.key(5))).max()
+        > 1e-2
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.evaluate import offline, policy_of
 from wallwm_jax.evaluate.data_report import packing, timelines
-from wallwm_jax.evaluate.offline import partners_of, predict, with_observations, batches
+from wallwm_jax.evaluate.offline import batches, partners_of, predict, with_observations
 from wallwm_jax.evaluate.run import open_split
 from wallwm_jax.train import build
 from wallwm_jax.train.encode import open_encoded
@@ -36,7 +36,9 @@ def test_swapping_the_observation_swaps_nothing_else(trained, held_out):
     observed = np.asarray(batch.frame_index == 0)
     assert np.abs(np.asarray(other.latents - batch.latents))[:, :, 0].max() > 0
     keep = ~observed[:, None, :, None, None, None]
-    np.testing.assert_array_equal(np.where(keep, other.latents, 0), np.where(keep, batch.latents, 0))
+    np.testing.assert_array_equal(
+        np.where(keep, other.latents, 0), np.where(keep, batch.latents, 0)
+    )
     np.testing.assert_array_equal(other.state, batch.state)
     np.testing.assert_array_equal(other.text, batch.text)
 
@@ -53,7 +55,13 @@ def test_predictions_are_repeatable_and_as_long_as_their_events(trained, held_ou
 
 def test_offline_report_is_whole_and_reused(trained):
     page = offline(trained)
-    assert {"mae", "mae_mean_trajectory", "mae_mean_caption", "mae_hold", "mae_wrong_observation"} <= page["action"].keys()
+    assert {
+        "mae",
+        "mae_mean_trajectory",
+        "mae_mean_caption",
+        "mae_hold",
+        "mae_wrong_observation",
+    } <= page["action"].keys()
     assert all(np.isfinite(v) for part in ("video", "action") for v in page[part].values())
     out = Path(trained.workdir) / "eval"
     stamp = (out / "offline.json").stat().st_mtime_ns
@@ -79,5 +87,7 @@ def test_packing_says_how_full_sequences_are(trained):
     page = packing(train, dims, trained.pack.window, trained.seed)
     real = sum(len([s for s in row if s]) for row in page["example"])
     if page["sequences"] == len(page["example"]):
-        assert page["video_tokens_real"] == pytest.approx(real / (len(page["example"]) * dims.frames))
+        assert page["video_tokens_real"] == pytest.approx(
+            real / (len(page["example"]) * dims.frames)
+        )
     assert page["efficiency"] == min(page["video_tokens_real"], page["action_tokens_real"])

@@ -95,7 +95,12 @@ def test_a_checkpoint_is_complete_by_itself(trained):
     meta = read_meta(checkpoints(trained, "action"), 12)
     assert {"statistics", "tokeniser", "views", "codec", "image_size"} <= set(meta["input"])
     assert meta["input"]["views"] == ["ego", "wrist"]
-    assert set(read_params(checkpoints(trained, "action"), 12)) == {"text", "video", "action", "codec"}
+    assert set(read_params(checkpoints(trained, "action"), 12)) == {
+        "text",
+        "video",
+        "action",
+        "codec",
+    }
 
 
 def test_the_scratch_recipe_trains_both_towers(fresh):
@@ -118,7 +123,11 @@ def test_killed_at_random_instants_the_losses_are_equal(fresh, tmp_path):
 
     def start(folder: Path) -> subprocess.Popen:
         return subprocess.Popen(
-            [*command, str(folder), "video"], env=env, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*command, str(folder), "video"],
+            env=env,
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     import shutil

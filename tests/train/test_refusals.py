@@ -39,11 +39,15 @@ def test_unknown_key_of_a_section_names_the_nearest(prepared):
     one_line(caught.value)
 
 
-@pytest.mark.parametrize("typo", ["--config.stgae=action", "--config.stages.video.stepz=3", "--config.seed=one"])
+@pytest.mark.parametrize(
+    "typo", ["--config.stgae=action", "--config.stages.video.stepz=3", "--config.seed=one"]
+)
 def test_a_typo_on_the_command_line_is_one_line(typo):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.train", "--config=configs/metaworld.py", typo],
-        cwd=ROOT, capture_output=True, text=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -112,4 +116,3 @@ def test_towers_that_do_not_fit(prepared):
     config.video.in_channels = 16
     with pytest.raises(ValueError, match="16 latent channels"):
         build_denoiser(config, encoded)
-

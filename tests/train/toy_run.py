@@ -43,9 +43,20 @@ def toy_config(folder: Path) -> ConfigDict:
     config = get_config()
     config.workdir = str(folder)
     config.update_from_flattened_dict(SMALL)
-    config.text.update(dict(width=12, heads=2, head_dim=6, layers=1, ffn=16), )
+    config.text.update(
+        dict(width=12, heads=2, head_dim=6, layers=1, ffn=16),
+    )
     config.video.update(
-        dict(width=32, heads=2, layers=2, ffn=48, in_channels=4, out_channels=4, text_width=12, unroll=1)
+        dict(
+            width=32,
+            heads=2,
+            layers=2,
+            ffn=48,
+            in_channels=4,
+            out_channels=4,
+            text_width=12,
+            unroll=1,
+        )
     )
     config.action.update(dict(width=24, heads=2, ffn=32, unroll=1))
     for name in config.stages:
@@ -68,7 +79,10 @@ def make_data(config: ConfigDict, segmentation: str = "behaviour") -> None:
                 for event in events_build.events_of(episode, spans):
                     writer.add(dataclasses.replace(event), split)
     encode_dataset(
-        dataset, build.encoded_folder(config, segmentation), build.build_codec(config), clips=config.codec.clips
+        dataset,
+        build.encoded_folder(config, segmentation),
+        build.build_codec(config),
+        clips=config.codec.clips,
     )
 
 

@@ -44,7 +44,9 @@ def resample(trajectory: Float[np.ndarray, "a d"], count: int) -> Float[np.ndarr
     return np.stack([np.interp(new, old, column) for column in trajectory.T], axis=1)
 
 
-def mean_trajectories(truth: ActionTruth, keys: list[str]) -> dict[str, Float[np.ndarray, "grid 20"]]:
+def mean_trajectories(
+    truth: ActionTruth, keys: list[str]
+) -> dict[str, Float[np.ndarray, "grid 20"]]:
     """key -> average trajectory over phase, of events with that key."""
     groups: dict[str, list[np.ndarray]] = {}
     for key, actions in zip(keys, truth.actions, strict=True):
@@ -87,12 +89,16 @@ def mean_absolute_error(
 def position_error_cm(predicted: list[Float[np.ndarray, "_ 20"]], truth: ActionTruth) -> float:
     """Mean distance between predicted and expert positions, centimetres."""
     errors = [
-        np.linalg.norm((guess - actions)[:, :3], axis=-1) for guess, actions in zip(predicted, truth.actions, strict=True)
+        np.linalg.norm((guess - actions)[:, :3], axis=-1)
+        for guess, actions in zip(predicted, truth.actions, strict=True)
     ]
     return 100 * float(np.concatenate(errors).mean())
 
 
 def gripper_error(predicted: list[Float[np.ndarray, "_ 20"]], truth: ActionTruth) -> float:
     """Mean absolute error of the gripper command, on its scale of -1..1."""
-    errors = [np.abs(guess - actions)[:, 9] for guess, actions in zip(predicted, truth.actions, strict=True)]
+    errors = [
+        np.abs(guess - actions)[:, 9]
+        for guess, actions in zip(predicted, truth.actions, strict=True)
+    ]
     return float(np.concatenate(errors).mean())

@@ -20,8 +20,14 @@ BUDGET = 2.0
 
 
 def evaluate_task(
-    env: Any, make_score: Callable[[Any], Any], policy: EventPolicy, planner: ScriptPlanner, task: str,
-    seeds: list[int], key: jax.Array, progress: Callable[[int], Any] = lambda n: None,
+    env: Any,
+    make_score: Callable[[Any], Any],
+    policy: EventPolicy,
+    planner: ScriptPlanner,
+    task: str,
+    seeds: list[int],
+    key: jax.Array,
+    progress: Callable[[int], Any] = lambda n: None,
 ) -> tuple[dict[str, Any], Rollout]:
     """All seeds of one task.
 
@@ -40,21 +46,28 @@ def evaluate_task(
     for seed in seeds:
         env.reset(seed)
         rollout = run_events(
-            env, policy, planner.events(task), make_score(env).update, max_steps=budget,
-            key=jax.random.fold_in(key, seed), film=policy.views[0],
+            env,
+            policy,
+            planner.events(task),
+            make_score(env).update,
+            max_steps=budget,
+            key=jax.random.fold_in(key, seed),
+            film=policy.views[0],
         )
         films.append(rollout)
         env.reset(seed)
         random = run_random(env, make_score(env).update, max_steps=budget, seed=seed)
-        episodes.append({
-            "seed": seed,
-            "success": bool(rollout.success),
-            "progress": float(rollout.progress),
-            "random_progress": float(random),
-            "steps": rollout.steps,
-            "budget": budget,
-            "events": [dataclasses.asdict(event) for event in rollout.events],
-        })
+        episodes.append(
+            {
+                "seed": seed,
+                "success": bool(rollout.success),
+                "progress": float(rollout.progress),
+                "random_progress": float(random),
+                "steps": rollout.steps,
+                "budget": budget,
+                "events": [dataclasses.asdict(event) for event in rollout.events],
+            }
+        )
         progress(1)
     best = next((film for film in films if film.success), films[0])
     return {"episodes": episodes}, best
@@ -63,7 +76,9 @@ def evaluate_task(
 def save_film(folder: Path, task: str, rollout: Rollout) -> None:
     """Writes the filmed rollout for the report."""
     np.savez_compressed(
-        folder / f"closed_loop_{task}.npz", frames=rollout.frames, event=np.array(rollout.frame_event, np.int64),
+        folder / f"closed_loop_{task}.npz",
+        frames=rollout.frames,
+        event=np.array(rollout.frame_event, np.int64),
         step=np.array(rollout.frame_step, np.int64),
     )
 
@@ -75,7 +90,9 @@ def summarise(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
             "episodes": len(page["episodes"]),
             "success": sum(e["success"] for e in page["episodes"]),
             "task_progress": float(np.mean([e["progress"] for e in page["episodes"]])),
-            "random_task_progress": float(np.mean([e["random_progress"] for e in page["episodes"]])),
+            "random_task_progress": float(
+                np.mean([e["random_progress"] for e in page["episodes"]])
+            ),
         }
         for task, page in tasks.items()
     }

@@ -23,14 +23,18 @@ def timelines(store: EventStore, per_task: int = 1) -> list[dict[str, Any]]:
             rows = np.flatnonzero((index.task == task) & (index.episode == episode))
             events = [store[int(i)] for i in rows[np.argsort(index.event[rows])]]
             motion = [np.diff(e.actions[:, :3], axis=0, prepend=np.zeros((1, 3))) for e in events]
-            pages.append({
-                "task": store.tasks[int(task)],
-                "seed": events[0].seed,
-                "steps": events[-1].end,
-                "tracks": {name: _bars(events, name) for name in TRACKS},
-                "speed": [round(float(v), 4) for m in motion for v in 100 * np.linalg.norm(m, axis=1)],
-                "gripper": [round(float(v), 3) for e in events for v in e.actions[:, 9]],
-            })
+            pages.append(
+                {
+                    "task": store.tasks[int(task)],
+                    "seed": events[0].seed,
+                    "steps": events[-1].end,
+                    "tracks": {name: _bars(events, name) for name in TRACKS},
+                    "speed": [
+                        round(float(v), 4) for m in motion for v in 100 * np.linalg.norm(m, axis=1)
+                    ],
+                    "gripper": [round(float(v), 3) for e in events for v in e.actions[:, 9]],
+                }
+            )
     return pages
 
 

@@ -52,8 +52,14 @@ def batches(policy: EventPolicy, split: Split) -> Iterator[Batch]:
 
 
 def predict(
-    policy: EventPolicy, split: Split, key: jax.Array, *, method: Callable = imagine,
-    partner: np.ndarray | None = None, swap_state: bool = False, progress: Callable[[int], Any] = lambda n: None,
+    policy: EventPolicy,
+    split: Split,
+    key: jax.Array,
+    *,
+    method: Callable = imagine,
+    partner: np.ndarray | None = None,
+    swap_state: bool = False,
+    progress: Callable[[int], Any] = lambda n: None,
 ) -> list[np.ndarray]:
     """Predicted trajectories of every event, raw units.
 
@@ -68,7 +74,9 @@ def predict(
         real = ids[ids >= 0]
         if partner is not None:
             batch = with_observations(policy, split, batch, partner[real], swap_state=swap_state)
-        out = method(policy.denoiser, policy.config, policy.params, batch, jax.random.fold_in(key, number))
+        out = method(
+            policy.denoiser, policy.config, policy.params, batch, jax.random.fold_in(key, number)
+        )
         for row in range(len(real)):
             steps = int(batch.event_length[row, 0])
             mask = np.asarray(batch.action_mask[row, 0])
@@ -82,7 +90,10 @@ def with_observations(
 ) -> Batch:
     """The batch with the observations of other events put in place of its own."""
     others = single_event_batches(
-        split.latents, statistics=policy.statistics, tokeniser=policy.tokeniser, dims=policy.dims,
+        split.latents,
+        statistics=policy.statistics,
+        tokeniser=policy.tokeniser,
+        dims=policy.dims,
         events=[int(i) for i in partners],
     )
     other = jax.tree.map(jnp.asarray, next(others))
@@ -106,7 +117,11 @@ def partners_of(store: EventStore) -> np.ndarray:
 
 
 def action_report(
-    policy: EventPolicy, train: Split, test: Split, key: jax.Array, progress: Callable[[int], Any] = lambda n: None
+    policy: EventPolicy,
+    train: Split,
+    test: Split,
+    key: jax.Array,
+    progress: Callable[[int], Any] = lambda n: None,
 ) -> tuple[dict[str, float], dict[str, list[np.ndarray]]]:
     """Errors of the model and of the baselines; (numbers, trajectories by name)."""
     known, truth = train.truth(), test.truth()
@@ -115,7 +130,9 @@ def action_report(
         "model": predict(policy, test, key, progress=progress),
         "truth_video": predict(policy, test, key, method=act_on_truth, progress=progress),
         "wrong_images": predict(policy, test, key, partner=partner, progress=progress),
-        "wrong_observation": predict(policy, test, key, partner=partner, swap_state=True, progress=progress),
+        "wrong_observation": predict(
+            policy, test, key, partner=partner, swap_state=True, progress=progress
+        ),
         "mean_trajectory": metrics.from_means(
             metrics.mean_trajectories(known, known.labels), truth.labels, truth
         ),
@@ -135,7 +152,11 @@ def action_report(
 
 
 def video_report(
-    policy: EventPolicy, split: Split, steps: int, key: jax.Array, progress: Callable[[int], Any] = lambda n: None
+    policy: EventPolicy,
+    split: Split,
+    steps: int,
+    key: jax.Array,
+    progress: Callable[[int], Any] = lambda n: None,
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """Imagined against real video, beside copying the last observed frame.
 
@@ -146,16 +167,28 @@ def video_report(
       decoded); `pixel_*_raw` add the detail that the codec lost in the observed
       frame back to the prediction and compare with the untouched observed frame.
     """
-    sums = dict.fromkeys(("latent", "latent_copy", "pixel", "pixel_copy", "pixel_raw", "pixel_copy_raw"), 0.0)
+    sums = dict.fromkeys(
+        ("latent", "latent_copy", "pixel", "pixel_copy", "pixel_raw", "pixel_copy_raw"), 0.0
+    )
     counts = {"latent": 0, "pixel": 0}
     clips: list[np.ndarray] = []
     codec = {"params": policy.params["codec"]}
     decode = jax.jit(lambda z: policy.codec.apply(codec, z, method="decode"))
-    copy = jax.jit(lambda key, frames: copy_last_latents(policy.codec, policy.params["codec"], key, frames), static_argnums=1)
+    copy = jax.jit(
+        lambda key, frames: copy_last_latents(policy.codec, policy.params["codec"], key, frames),
+        static_argnums=1,
+    )
     for number, batch in enumerate(batches(policy, split)):
-        dreamt = np.asarray(dream_clean(
-            policy.denoiser, policy.config, steps, policy.params, batch, jax.random.fold_in(key, number)
-        ))
+        dreamt = np.asarray(
+            dream_clean(
+                policy.denoiser,
+                policy.config,
+                steps,
+                policy.params,
+                batch,
+                jax.random.fold_in(key, number),
+            )
+        )
         for row, event in enumerate(np.asarray(batch.event_id[:, 0])):
             if event < 0:
                 continue
@@ -164,9 +197,15 @@ def video_report(
             real, guess = np.asarray(batch.latents[row]), dreamt[row]
             copied = np.asarray(copy(jnp.asarray(real[:, :1]), real.shape[1]))
             pixels = _pixels(split, int(event))
-            shown = {name: np.asarray(decode(z))[:, : pixels.shape[1]] for name, z in (("", guess), ("_copy", copied))}
+            shown = {
+                name: np.asarray(decode(z))[:, : pixels.shape[1]]
+                for name, z in (("", guess), ("_copy", copied))
+            }
             detail = pixels[:, :1] - shown[""][:, :1]
-            shown |= {"_raw": shown[""] + detail, "_copy_raw": np.broadcast_to(pixels[:, :1], pixels.shape)}
+            shown |= {
+                "_raw": shown[""] + detail,
+                "_copy_raw": np.broadcast_to(pixels[:, :1], pixels.shape),
+            }
             for name, z in (("latent", guess), ("latent_copy", copied)):
                 sums[name] += float(np.square(z - real)[:, 1:frames].sum())
             for name, clip in shown.items():

@@ -24,12 +24,21 @@ def open_split(dataset: Path, encoded: Path, name: str) -> Split:
 
 
 def evaluate_offline(
-    policy: EventPolicy, train: Split, held_out: Split, out: Path, *, dream_steps: int, examples: int, seed: int
+    policy: EventPolicy,
+    train: Split,
+    held_out: Split,
+    out: Path,
+    *,
+    dream_steps: int,
+    examples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Held-out video and action numbers, and example events for pictures."""
     out.mkdir(parents=True, exist_ok=True)
     keys = jax.random.split(jax.random.key(seed), 2)
-    with tqdm(total=5 * len(held_out.events), desc="evaluate", unit="event", mininterval=1.0) as bar:
+    with tqdm(
+        total=5 * len(held_out.events), desc="evaluate", unit="event", mininterval=1.0
+    ) as bar:
         action, guesses = action_report(policy, train, held_out, keys[0], bar.update)
         video, clips = video_report(policy, held_out, dream_steps, keys[1], bar.update)
     page = {"video": video, "action": action, "events": len(held_out.events)}
@@ -48,7 +57,11 @@ def spaced_examples(store: EventStore, count: int) -> list[int]:
 
 
 def save_examples(
-    out: Path, split: Split, guesses: dict[str, list[np.ndarray]], clips: list[np.ndarray], chosen: list[int]
+    out: Path,
+    split: Split,
+    guesses: dict[str, list[np.ndarray]],
+    clips: list[np.ndarray],
+    chosen: list[int],
 ) -> None:
     """Writes examples.npz and examples.json for the report."""
     views = split.latents.manifest.views
@@ -56,13 +69,17 @@ def save_examples(
     steps = [len(guesses["expert"][i]) for i in chosen]
 
     def padded(clip: np.ndarray) -> np.ndarray:
-        return np.concatenate([clip, np.repeat(clip[:, -1:], longest - clip.shape[1], axis=1)], axis=1)
+        return np.concatenate(
+            [clip, np.repeat(clip[:, -1:], longest - clip.shape[1], axis=1)], axis=1
+        )
 
     def trajectories(name: str) -> np.ndarray:
         table = np.zeros((len(chosen), max(steps), 4), np.float32)
         for row, i in enumerate(chosen):
             actions = guesses[name][i]
-            table[row, : len(actions)] = np.concatenate([100 * actions[:, :3], actions[:, 9:10]], axis=1)
+            table[row, : len(actions)] = np.concatenate(
+                [100 * actions[:, :3], actions[:, 9:10]], axis=1
+            )
         return table
 
     real = [np.stack([split.events[i].frames[view] for view in views]) for i in chosen]
@@ -71,29 +88,44 @@ def save_examples(
         real=np.stack([padded(clip) for clip in real]),
         imagined=np.stack([padded(clips[i]) for i in chosen]),
         frames=np.array([clips[i].shape[1] for i in chosen]),
-        expert=trajectories("expert"), predicted=trajectories("model"), mean_caption=trajectories("mean_caption"),
+        expert=trajectories("expert"),
+        predicted=trajectories("model"),
+        mean_caption=trajectories("mean_caption"),
         steps=np.array(steps),
     )
     index, store = split.events.index, split.events
-    write_json(out / "examples.json", [
-        {
-            "task": store.tasks[int(index.task[i])], "seed": int(index.seed[i]),
-            "caption": store.captions[int(index.caption[i])], "label": store.labels[int(index.label[i])],
-        }
-        for i in chosen
-    ])
+    write_json(
+        out / "examples.json",
+        [
+            {
+                "task": store.tasks[int(index.task[i])],
+                "seed": int(index.seed[i]),
+                "caption": store.captions[int(index.caption[i])],
+                "label": store.labels[int(index.label[i])],
+            }
+            for i in chosen
+        ],
+    )
 
 
 def evaluate_closed_loop(
-    policy: EventPolicy, planner: ScriptPlanner, tasks: list[str], seeds: list[int], out: Path,
-    open_env: Callable[[str], Any], make_score: Callable[[Any], Any], seed: int,
+    policy: EventPolicy,
+    planner: ScriptPlanner,
+    tasks: list[str],
+    seeds: list[int],
+    out: Path,
+    open_env: Callable[[str], Any],
+    make_score: Callable[[Any], Any],
+    seed: int,
 ) -> dict[str, dict[str, float]]:
     """Runs every task; resumes after the last finished one."""
     out.mkdir(parents=True, exist_ok=True)
     path, pages = out / "closed_loop.json", {}
     if path.is_file():
         pages = json.loads(path.read_text())
-    with tqdm(total=len(tasks) * len(seeds), desc="closed loop", unit="episode", mininterval=1.0) as bar:
+    with tqdm(
+        total=len(tasks) * len(seeds), desc="closed loop", unit="episode", mininterval=1.0
+    ) as bar:
         for number, task in enumerate(tasks):
             done = pages.get(task)
             if done is not None and [e["seed"] for e in done["episodes"]] == seeds:
@@ -101,7 +133,13 @@ def evaluate_closed_loop(
                 continue
             with open_env(task) as env:
                 pages[task], film = evaluate_task(
-                    env, make_score, policy, planner, task, seeds, jax.random.fold_in(jax.random.key(seed), number),
+                    env,
+                    make_score,
+                    policy,
+                    planner,
+                    task,
+                    seeds,
+                    jax.random.fold_in(jax.random.key(seed), number),
                     bar.update,
                 )
             save_film(out, task, film)

@@ -12,8 +12,12 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "mujoc
 
 
 def summarise_run(
-    run: Path, offline: dict[str, Any], closed_loop: dict[str, Any], packing: dict[str, Any],
-    seconds: dict[str, float], params: dict[str, int],
+    run: Path,
+    offline: dict[str, Any],
+    closed_loop: dict[str, Any],
+    packing: dict[str, Any],
+    seconds: dict[str, float],
+    params: dict[str, int],
 ) -> dict[str, Any]:
     """Gathers the summary of a run folder.
 
@@ -25,7 +29,10 @@ def summarise_run(
     """
     manifest = json.loads((run / "dataset" / "manifest.json").read_text())
     action, video = offline["action"], offline["video"]
-    losses = [json.loads(line)["loss"] for line in (run / "video" / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"]
+        for line in (run / "video" / "metrics.jsonl").read_text().splitlines()
+    ]
     # Single losses are noisy draws of t: the first and last twentieth are averaged.
     part = max(1, len(losses) // 20)
     return {
@@ -43,14 +50,21 @@ def summarise_run(
         "action": {
             key: action[key]
             for key in (
-                "mae", "mae_mean_trajectory", "mae_mean_caption", "mae_hold", "mae_wrong_observation",
-                "mae_wrong_images", "mae_truth_video", "position_cm",
+                "mae",
+                "mae_mean_trajectory",
+                "mae_mean_caption",
+                "mae_hold",
+                "mae_wrong_observation",
+                "mae_wrong_images",
+                "mae_truth_video",
+                "position_cm",
             )
         },
         "closed_loop": closed_loop,
         "seconds": seconds,
         "params": params,
-        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: _version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
     }
 
 

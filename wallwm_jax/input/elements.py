@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Shaped
 
 from wallwm_jax.input.fields import FIELDS
 from wallwm_jax.input.source import PackedSource

@@ -18,8 +18,15 @@ from jaxtyping import Float
 from wallwm_jax.episodes.record import Event
 from wallwm_jax.input import border
 from wallwm_jax.input.latents import (
-    FORMAT, MANIFEST, VERSION, LatentCacheError, LatentManifest, LatentRecord, LatentStore,
-    file_hash, open_latents,
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    LatentCacheError,
+    LatentManifest,
+    LatentRecord,
+    LatentStore,
+    file_hash,
+    open_latents,
 )  # fmt: skip
 
 WRITER_OPTIONS = "group_size:1,uncompressed"

@@ -132,12 +132,19 @@ class ActionBlock(nn.Module):
         c = self.config
         x = nn.with_logical_constraint(x, ("batch", "actions", "embed_act"))
         table = self.param(
-            "table", named(table_init((2, 5), 1.0), None, "embed"), (6, c.width), jnp.dtype(c.param_dtype)
+            "table",
+            named(table_init((2, 5), 1.0), None, "embed"),
+            (6, c.width),
+            jnp.dtype(c.param_dtype),
         )
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(time + table, -2, 0)
         attention = dict(
-            heads=c.heads, head_dim=c.head_dim, width=c.width, out_scale=0.1,
-            implementation=c.attention, **c.dtypes,
+            heads=c.heads,
+            head_dim=c.head_dim,
+            width=c.width,
+            out_scale=0.1,
+            implementation=c.attention,
+            **c.dtypes,
         )
         own, slots, video = segments
         y = layer_norm(x) * (1 + scale1) + shift1
@@ -170,7 +177,12 @@ class VideoAttention(nn.Module):
         return nn.DenseGeneral(
             c.width,
             axis=(-2, -1),
-            kernel_init=named(nn.initializers.variance_scaling(0.1, "fan_in", "normal"), "heads", "head_dim", "embed"),
+            kernel_init=named(
+                nn.initializers.variance_scaling(0.1, "fan_in", "normal"),
+                "heads",
+                "head_dim",
+                "embed",
+            ),
             bias_init=named(nn.initializers.zeros_init(), "embed"),
             name="out",
             **c.dtypes,
@@ -245,9 +257,7 @@ class ActionTower(nn.Module):
         # Positions in thousandths of the picture: the same at any resolution.
         rows = sinusoid((jnp.arange(h) + 0.5) * 1000 / h, self.config.frequency_width // 2)
         columns = sinusoid((jnp.arange(w) + 0.5) * 1000 / w, self.config.frequency_width // 2)
-        both = jnp.concatenate(
-            [jnp.repeat(rows, w, axis=0), jnp.tile(columns, (h, 1))], axis=-1
-        )
+        both = jnp.concatenate([jnp.repeat(rows, w, axis=0), jnp.tile(columns, (h, 1))], axis=-1)
         return self.patch_place(both.astype(self.config.dtype))
 
     def __call__(
@@ -276,16 +286,24 @@ class ActionTower(nn.Module):
         tau = jnp.minimum(action_index // c.steps_per_latent + 1, c.max_latent_frames - 1)
         x = self.action_in(actions.astype(c.dtype)) + self.tau_action[tau].astype(c.dtype)
         hidden = self.time_in(sinusoid(timestep, c.frequency_width).astype(c.dtype))
-        hidden = hidden + self.duration_in(sinusoid(10 * duration, c.frequency_width).astype(c.dtype))
+        hidden = hidden + self.duration_in(
+            sinusoid(10 * duration, c.frequency_width).astype(c.dtype)
+        )
         modulation = self.time_modulation(nn.silu(self.time_out(nn.silu(hidden))))
         modulation = rearrange(modulation, "b a (k d) -> b a k d", k=8)
         tokens = self.state_out(nn.silu(self.state_in(state.astype(c.dtype))))
-        slots = jnp.broadcast_to(jnp.arange(1, state.shape[1] + 1, dtype=jnp.int32), state.shape[:2])
+        slots = jnp.broadcast_to(
+            jnp.arange(1, state.shape[1] + 1, dtype=jnp.int32), state.shape[:2]
+        )
         per_frame = cache[0].shape[2] // (c.views * frame_segment.shape[1])
         video = jnp.tile(jnp.repeat(frame_segment, per_frame, axis=1), (1, c.views))
         x, _ = self.blocks(
-            x, cache, modulation[:, :, :6], tokens,
-            axis_angles(action_index, c.head_dim // 2), (action_segment, slots, video),
+            x,
+            cache,
+            modulation[:, :, :6],
+            tokens,
+            axis_angles(action_index, c.head_dim // 2),
+            (action_segment, slots, video),
         )
         shift, scale = modulation[:, :, 6], modulation[:, :, 7]
         return self.out(layer_norm(x) * (1 + scale) + shift)

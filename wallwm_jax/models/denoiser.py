@@ -35,7 +35,11 @@ class Denoiser:
     def __post_init__(self) -> None:
         wan, action = self.video_config.wan, self.action_config
         depth = action.depth_map or tuple(range(action.layers))
-        if action.layers != wan.layers or len(depth) != action.layers or not set(depth) <= set(range(wan.layers)):
+        if (
+            action.layers != wan.layers
+            or len(depth) != action.layers
+            or not set(depth) <= set(range(wan.layers))
+        ):
             raise ValueError(
                 f"action tower has {action.layers} layers reading video blocks {depth}, the video tower has "
                 f"{wan.layers}: give both the same depth and a depth map inside it"
@@ -70,7 +74,9 @@ class Denoiser:
         _, ph, pw = self.video_config.wan.patch
         return latents_shape[3] // ph, latents_shape[4] // pw
 
-    def init(self, key: Array, latents: Float[Array, "B V F H W C"], packed: PackedEvents) -> Params:
+    def init(
+        self, key: Array, latents: Float[Array, "B V F H W C"], packed: PackedEvents
+    ) -> Params:
         """Initial parameters {"text", "video", "action"}, boxed with logical names.
 
         Only shapes of the arguments matter; run it under `jax.eval_shape` or
@@ -82,18 +88,32 @@ class Denoiser:
         features = jnp.zeros((*packed.text.shape, self.text_config.width))
         frames, actions = packed.frame_segment, packed.action_segment
         video = self.video.init(
-            keys[1], latents, jnp.zeros((*frames.shape, 1)), features, packed.text_mask,
-            frames, packed.frame_index, jnp.zeros((*frames.shape, 1)),
+            keys[1],
+            latents,
+            jnp.zeros((*frames.shape, 1)),
+            features,
+            packed.text_mask,
+            frames,
+            packed.frame_index,
+            jnp.zeros((*frames.shape, 1)),
         )["params"]
         grid = self.token_grid(latents.shape)
         c = self.action_config
-        hidden = jnp.zeros((self.video_config.wan.layers, *latents.shape[:3], grid[0] * grid[1], c.video_width))
+        hidden = jnp.zeros(
+            (self.video_config.wan.layers, *latents.shape[:3], grid[0] * grid[1], c.video_width)
+        )
 
         def both(tower: ActionTower) -> Array:
             cache = tower.project(hidden, packed.frame_index, grid=grid)
             return tower(
-                jnp.zeros((*actions.shape, c.action_dim)), jnp.zeros(actions.shape), packed.state, cache,
-                actions, packed.action_index, frames, jnp.zeros(actions.shape),
+                jnp.zeros((*actions.shape, c.action_dim)),
+                jnp.zeros(actions.shape),
+                packed.state,
+                cache,
+                actions,
+                packed.action_index,
+                frames,
+                jnp.zeros(actions.shape),
             )
 
         action = nn.init(both, self.action)(keys[2])["params"]
@@ -120,14 +140,24 @@ class Denoiser:
         form of Wan2.2-TI2V-5B).
         """
         velocity, out = self.video.apply(
-            {"params": params["video"]}, latents, TIMESTEP_SCALE * sigma[..., None], text, packed.text_mask,
-            packed.frame_segment, packed.frame_index,
-            durations(packed.event_length, packed.frame_segment)[..., None], co_visible,
+            {"params": params["video"]},
+            latents,
+            TIMESTEP_SCALE * sigma[..., None],
+            text,
+            packed.text_mask,
+            packed.frame_segment,
+            packed.frame_index,
+            durations(packed.event_length, packed.frame_segment)[..., None],
+            co_visible,
         )
         return velocity, out["features"]
 
     def feature_cache(
-        self, params: Params, features: Float[Array, "N B V F S D"], packed: PackedEvents, grid: tuple[int, int]
+        self,
+        params: Params,
+        features: Float[Array, "N B V F S D"],
+        packed: PackedEvents,
+        grid: tuple[int, int],
     ) -> Cache:
         """Keys and values the action tower reads, per layer, computed once."""
         return self.action.apply(
@@ -144,8 +174,14 @@ class Denoiser:
     ) -> Float[Array, "B A Da"]:
         """Velocity of the action trajectory, given the cache."""
         return self.action.apply(
-            {"params": params["action"]}, actions, TIMESTEP_SCALE * sigma, packed.state, cache,
-            packed.action_segment, packed.action_index, packed.frame_segment,
+            {"params": params["action"]},
+            actions,
+            TIMESTEP_SCALE * sigma,
+            packed.state,
+            cache,
+            packed.action_segment,
+            packed.action_index,
+            packed.frame_segment,
             durations(packed.event_length, packed.action_segment),
         )
 

@@ -10,7 +10,7 @@ table. Normalisation runs in float32 whatever the compute dtype.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from wallwm_jax.models.attention import attend
 from wallwm_jax.models.rope import rotate
@@ -39,8 +39,8 @@ def sinusoid(positions: Num[Array, "*T"], width: int) -> Float[Array, "*T width"
 
 
 def spread(
-    per_event: Num[Array, "B E *rest"], segment: Int[Array, "B T"]
-) -> Num[Array, "B T *rest"]:
+    per_event: Shaped[Array, "B E *rest"], segment: Int[Array, "B T"]
+) -> Shaped[Array, "B T *rest"]:
     """Gives every token its event's value; padding tokens (segment 0) get zeros."""
     index = jnp.maximum(segment - 1, 0)
     index = index.reshape(*index.shape, *[1] * (per_event.ndim - 2))
@@ -68,7 +68,9 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Float[Array, "*B"]) -> Float[Array, "*B"]:
         shape = x.shape[-len(self.axes) :]
         over = tuple(range(-len(self.axes), 0))
-        scale = self.param("scale", named(nn.initializers.ones_init(), *self.axes), shape, self.param_dtype)
+        scale = self.param(
+            "scale", named(nn.initializers.ones_init(), *self.axes), shape, self.param_dtype
+        )
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=over, keepdims=True) + self.eps)
         return (y * scale).astype(x.dtype)
@@ -178,7 +180,9 @@ class MultiHeadAttention(nn.Module):
         if angles is not None:
             query = rotate(query, angles)
         return self.out(
-            attend(query, key, value, segments=segments, mask=mask, implementation=self.implementation)
+            attend(
+                query, key, value, segments=segments, mask=mask, implementation=self.implementation
+            )
         )
 
 

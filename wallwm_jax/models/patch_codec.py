@@ -35,7 +35,9 @@ class PatchCodec(nn.Module):
             size = rows * 3 * self.patch**2
             zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
             setattr(self, f"{name}_mean", self.param(f"{name}_mean", zeros, (size,)))
-            setattr(self, f"{name}_basis", self.param(f"{name}_basis", zeros, (size, self.channels)))
+            setattr(
+                self, f"{name}_basis", self.param(f"{name}_basis", zeros, (size, self.channels))
+            )
             setattr(self, f"{name}_scale", self.param(f"{name}_scale", ones, (self.channels,)))
 
     def encode(self, video: Float[Array, "B T H W 3"]) -> Float[Array, "B F h w C"]:
@@ -53,7 +55,11 @@ class PatchCodec(nn.Module):
         key = self._encode_key(video[:, :1])
         shown = repeat(self._decode_key(key), "b 1 h w c -> b t h w c", t=frames - 1)
         groups = rearrange(
-            video[:, 1:] - shown, "b (n g) (h p) (w q) c -> b n h w (g p q c)", g=self.group, p=self.patch, q=self.patch
+            video[:, 1:] - shown,
+            "b (n g) (h p) (w q) c -> b n h w (g p q c)",
+            g=self.group,
+            p=self.patch,
+            q=self.patch,
         )
         groups = (groups - self.group_mean) @ self.group_basis / self.group_scale
         return jnp.concatenate([key, groups], axis=1)
@@ -63,20 +69,31 @@ class PatchCodec(nn.Module):
         key = self._decode_key(latents[:, :1])
         groups = (latents[:, 1:] * self.group_scale) @ self.group_basis.T + self.group_mean
         groups = rearrange(
-            groups, "b n h w (g p q c) -> b (n g) (h p) (w q) c", g=self.group, p=self.patch, q=self.patch, c=3
+            groups,
+            "b n h w (g p q c) -> b (n g) (h p) (w q) c",
+            g=self.group,
+            p=self.patch,
+            q=self.patch,
+            c=3,
         )
         return jnp.concatenate([key, key + groups], axis=1)
 
     def _encode_key(self, frame: Float[Array, "B 1 H W 3"]) -> Float[Array, "B 1 h w C"]:
-        patches = rearrange(frame, "b t (h p) (w q) c -> b t h w (p q c)", p=self.patch, q=self.patch)
+        patches = rearrange(
+            frame, "b t (h p) (w q) c -> b t h w (p q c)", p=self.patch, q=self.patch
+        )
         return (patches - self.key_mean) @ self.key_basis / self.key_scale
 
     def _decode_key(self, latent: Float[Array, "B 1 h w C"]) -> Float[Array, "B 1 H W 3"]:
         patches = (latent * self.key_scale) @ self.key_basis.T + self.key_mean
-        return rearrange(patches, "b t h w (p q c) -> b t (h p) (w q) c", p=self.patch, q=self.patch, c=3)
+        return rearrange(
+            patches, "b t h w (p q c) -> b t (h p) (w q) c", p=self.patch, q=self.patch, c=3
+        )
 
 
-def copy_last_latents(codec: PatchCodec, params: Params, key: Float[Array, "B 1 h w C"], frames: int) -> Array:
+def copy_last_latents(
+    codec: PatchCodec, params: Params, key: Float[Array, "B 1 h w C"], frames: int
+) -> Array:
     """Latents of the observed frame repeated: what "nothing changes" looks like.
 
     Args:
@@ -93,8 +110,14 @@ def copy_last_latents(codec: PatchCodec, params: Params, key: Float[Array, "B 1 
 
 
 def fit_patch_codec(
-    clips: list[Float[np.ndarray, "T H W 3"]], channels: int, *, patch: int = 8, group: int = 4,
-    samples: int = 20_000, power: float = 0.5, seed: int = 0,
+    clips: list[Float[np.ndarray, "_ H W 3"]],
+    channels: int,
+    *,
+    patch: int = 8,
+    group: int = 4,
+    samples: int = 20_000,
+    power: float = 0.5,
+    seed: int = 0,
 ) -> Params:
     """Fits the codec's bases on clips in [-1, 1].
 
@@ -114,15 +137,25 @@ def fit_patch_codec(
     )
     mean, basis, scale = _principal(_draw(rng, keys, samples), channels, power, centred=True)
     shown = [_show_key(c[0], mean, basis, patch) for c in clips]
-    groups = np.concatenate([
-        rearrange(c[1:] - k, "(n g) (h p) (w q) c -> (n h w) (g p q c)", g=group, p=patch, q=patch)
-        for c, k in zip(clips, shown, strict=True)
-    ])
+    groups = np.concatenate(
+        [
+            rearrange(
+                c[1:] - k, "(n g) (h p) (w q) c -> (n h w) (g p q c)", g=group, p=patch, q=patch
+            )
+            for c, k in zip(clips, shown, strict=True)
+        ]
+    )
     # Not centred: "nothing changes" must stay near the code 0.
-    group_mean, group_basis, group_scale = _principal(_draw(rng, groups, samples), channels, power, centred=False)
+    group_mean, group_basis, group_scale = _principal(
+        _draw(rng, groups, samples), channels, power, centred=False
+    )
     fitted = dict(
-        key_mean=mean, key_basis=basis, key_scale=scale,
-        group_mean=group_mean, group_basis=group_basis, group_scale=group_scale,
+        key_mean=mean,
+        key_basis=basis,
+        key_scale=scale,
+        group_mean=group_mean,
+        group_basis=group_basis,
+        group_scale=group_scale,
     )
     return {name: np.asarray(value, np.float32) for name, value in fitted.items()}
 

@@ -81,9 +81,7 @@ def camera_angles(
     return jnp.concatenate([inner, outer], axis=-1)
 
 
-def rotate(
-    x: Float[Array, "B T N H"], angles: Float[Array, "B T P"]
-) -> Float[Array, "B T N H"]:
+def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "B T P"]) -> Float[Array, "B T N H"]:
     """Turns each pair of channels (2i, 2i+1) of every head by its angle.
 
     Written as x*cos + swap(x)*sin with whole-array reversals of the pairs:

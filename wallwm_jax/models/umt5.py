@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from wallwm_jax.models.layers import dense, RMSNorm, named, scaled
+from wallwm_jax.models.layers import RMSNorm, dense, named, scaled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,21 +74,30 @@ class UMT5Layer(nn.Module):
     ) -> tuple[Float[Array, "B L D"], None]:
         c = self.config
         heads = lambda name: nn.DenseGeneral(  # noqa: E731
-            (c.heads, c.head_dim), use_bias=False, name=name,
-            kernel_init=named(scaled(1.0 / c.head_dim**0.5), "embed", "heads", "head_dim"), **c.dtypes,
+            (c.heads, c.head_dim),
+            use_bias=False,
+            name=name,
+            kernel_init=named(scaled(1.0 / c.head_dim**0.5), "embed", "heads", "head_dim"),
+            **c.dtypes,
         )
         y = RMSNorm(name="attention_norm", param_dtype=c.dtypes["param_dtype"])(x)
         bias = self.param(
             "position_bias", named(nn.initializers.normal(0.5), None, "heads"), (c.buckets, c.heads)
         )
-        logits = jnp.einsum("blnh,bmnh->bnlm", heads("query")(y), heads("key")(y)).astype(jnp.float32)
+        logits = jnp.einsum("blnh,bmnh->bnlm", heads("query")(y), heads("key")(y)).astype(
+            jnp.float32
+        )
         logits = logits + jnp.moveaxis(bias[bucket], -1, 0)
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
         weights = nn.softmax(logits, axis=-1).astype(x.dtype)
         y = jnp.einsum("bnlm,bmnh->blnh", weights, heads("value")(y))
         x = x + nn.DenseGeneral(
-            c.width, axis=(-2, -1), use_bias=False, name="out",
-            kernel_init=named(scaled(c.residual_scale), "heads", "head_dim", "embed"), **c.dtypes,
+            c.width,
+            axis=(-2, -1),
+            use_bias=False,
+            name="out",
+            kernel_init=named(scaled(c.residual_scale), "heads", "head_dim", "embed"),
+            **c.dtypes,
         )(y)
         y = RMSNorm(name="ffn_norm", param_dtype=c.dtypes["param_dtype"])(x)
         linear = lambda name, size, axes, scale=1.0: dense(  # noqa: E731
@@ -111,8 +120,11 @@ class UMT5Encoder(nn.Module):
         """Encodes captions; positions where `mask` is False carry no meaning."""
         c = self.config
         x = nn.Embed(
-            c.vocabulary, c.width, name="embedding",
-            embedding_init=named(nn.initializers.normal(c.embedding_scale), "vocabulary", "embed"), **c.dtypes,
+            c.vocabulary,
+            c.width,
+            name="embedding",
+            embedding_init=named(nn.initializers.normal(c.embedding_scale), "vocabulary", "embed"),
+            **c.dtypes,
         )(token_ids)
         place = jnp.arange(token_ids.shape[1])
         bucket = relative_bucket(place[None] - place[:, None], c.buckets, c.max_distance)

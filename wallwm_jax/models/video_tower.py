@@ -72,10 +72,15 @@ class ViewAttention(nn.Module):
     config: WanConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B V F S D"], inputs: BlockInputs) -> Float[Array, "B V F S D"]:
+    def __call__(
+        self, x: Float[Array, "B V F S D"], inputs: BlockInputs
+    ) -> Float[Array, "B V F S D"]:
         c = self.config
         table = self.param(
-            "table", named(table_init((2,), 1.0), None, "embed"), (3, c.width), jnp.dtype(c.param_dtype)
+            "table",
+            named(table_init((2,), 1.0), None, "embed"),
+            (3, c.width),
+            jnp.dtype(c.param_dtype),
         )
         shift, scale, gate = jnp.moveaxis(inputs.view_time + table, -2, 0)[:, :, None]
         views, frames = x.shape[1], x.shape[2]
@@ -84,8 +89,13 @@ class ViewAttention(nn.Module):
         if inputs.co_visible is not None:
             mask = rearrange(inputs.co_visible, "b f q k -> (b f) 1 q k")
         y = MultiHeadAttention(
-            heads=c.heads, head_dim=c.head_dim, width=c.width, out_scale=0.0,
-            implementation=c.attention, name="attention", **c.dtypes,
+            heads=c.heads,
+            head_dim=c.head_dim,
+            width=c.width,
+            out_scale=0.0,
+            implementation=c.attention,
+            name="attention",
+            **c.dtypes,
         )(y, y, angles=rearrange(inputs.view_angles, "b f t p -> (b f) t p"), mask=mask)
         y = rearrange(y, "(b f) (v s) d -> b v f s d", f=frames, v=views)
         return x + gate.astype(x.dtype) * y
@@ -126,8 +136,10 @@ class VideoTower(nn.Module):
             **c.dtypes,
         )
         self.view_table = self.param(
-            "view_table", named(self._view_table, "views", None),
-            (self.config.views, camera_pairs(c.head_dim // 2)[3]), jnp.dtype(c.param_dtype),
+            "view_table",
+            named(self._view_table, "views", None),
+            (self.config.views, camera_pairs(c.head_dim // 2)[3]),
+            jnp.dtype(c.param_dtype),
         )
         stack = nn.scan(
             rematerialised(VideoBlock, c.remat),
@@ -180,7 +192,9 @@ class VideoTower(nn.Module):
         embedding, time = self.embedding.time(timestep, duration)
         inputs = BlockInputs(
             time=time,
-            view_time=rearrange(self.view_modulation(nn.silu(embedding)), "b f s (k d) -> b f s k d", k=3),
+            view_time=rearrange(
+                self.view_modulation(nn.silu(embedding)), "b f s (k d) -> b f s k d", k=3
+            ),
             text=self.embedding.text(rearrange(text, "b e l d -> b (e l) d").astype(c.dtype)),
             frame_segment=frame_segment,
             text_segment=text_segments(text_mask),

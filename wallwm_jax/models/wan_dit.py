@@ -23,7 +23,14 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from wallwm_jax.models.layers import dense, FeedForward, MultiHeadAttention, layer_norm, named, sinusoid
+from wallwm_jax.models.layers import (
+    FeedForward,
+    MultiHeadAttention,
+    dense,
+    layer_norm,
+    named,
+    sinusoid,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,10 +74,18 @@ class WanConfig:
 
 
 WAN_SIZES: dict[str, dict[str, int]] = {
-    "tiny": dict(width=96, heads=4, layers=4, ffn=384, in_channels=16, out_channels=16, text_width=64),
-    "wan2.1-t2v-1.3b": dict(width=1536, heads=12, layers=30, ffn=8960, in_channels=16, out_channels=16, text_width=4096),
-    "wan2.1-t2v-14b": dict(width=5120, heads=40, layers=40, ffn=13824, in_channels=16, out_channels=16, text_width=4096),
-    "wan2.2-ti2v-5b": dict(width=3072, heads=24, layers=30, ffn=14336, in_channels=48, out_channels=48, text_width=4096),
+    "tiny": dict(
+        width=96, heads=4, layers=4, ffn=384, in_channels=16, out_channels=16, text_width=64
+    ),
+    "wan2.1-t2v-1.3b": dict(
+        width=1536, heads=12, layers=30, ffn=8960, in_channels=16, out_channels=16, text_width=4096
+    ),
+    "wan2.1-t2v-14b": dict(
+        width=5120, heads=40, layers=40, ffn=13824, in_channels=16, out_channels=16, text_width=4096
+    ),
+    "wan2.2-ti2v-5b": dict(
+        width=3072, heads=24, layers=30, ffn=14336, in_channels=48, out_channels=48, text_width=4096
+    ),
 }
 """Published sizes (method section 2), and the one that trains on two CPU cores."""
 
@@ -129,7 +144,9 @@ class WanEmbedding(nn.Module):
     def latents(self, z: Float[Array, "B V F H W C"]) -> Float[Array, "B V f S D"]:
         """Patchifies; inside a patch the order is (C, pt, ph, pw), as in Wan's convolution."""
         pt, ph, pw = self.config.patch
-        x = rearrange(z, "b v (f pt) (h ph) (w pw) c -> b v f (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
+        x = rearrange(
+            z, "b v (f pt) (h ph) (w pw) c -> b v f (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw
+        )
         return self.patches(x)
 
     def time(
@@ -145,7 +162,9 @@ class WanEmbedding(nn.Module):
         c = self.config
         hidden = self.time_in(sinusoid(timestep, c.frequency_width).astype(c.dtype))
         if self.duration and duration is not None:
-            hidden = hidden + self.duration_in(sinusoid(duration, c.frequency_width).astype(c.dtype))
+            hidden = hidden + self.duration_in(
+                sinusoid(duration, c.frequency_width).astype(c.dtype)
+            )
         embedding = self.time_out(nn.silu(hidden))
         modulation = self.time_modulation(nn.silu(embedding))
         return embedding, rearrange(modulation, "b f s (six d) -> b f s six d", six=6)
@@ -163,10 +182,17 @@ class WanBlock(nn.Module):
     def setup(self) -> None:
         c = self.config
         attention = dict(
-            heads=c.heads, head_dim=c.head_dim, width=c.width, implementation=c.attention, **c.dtypes
+            heads=c.heads,
+            head_dim=c.head_dim,
+            width=c.width,
+            implementation=c.attention,
+            **c.dtypes,
         )
         self.table = self.param(
-            "table", named(table_init((2, 5), c.gate_bias), None, "embed"), (6, c.width), jnp.dtype(c.param_dtype)
+            "table",
+            named(table_init((2, 5), c.gate_bias), None, "embed"),
+            (6, c.width),
+            jnp.dtype(c.param_dtype),
         )
         self.self_attention = MultiHeadAttention(**attention)
         self.text_norm = nn.LayerNorm(
@@ -197,7 +223,9 @@ class WanBlock(nn.Module):
         turn = jnp.repeat(rearrange(angles, "b f s p -> b (f s) p"), views, axis=0)
         ids = jnp.repeat(jnp.repeat(segment, tokens, axis=1), views, axis=0)
         y = self.self_attention(y, y, angles=turn, segments=(ids, ids))
-        return x + gate.astype(x.dtype) * rearrange(y, "(b v) (f s) d -> b v f s d", v=views, f=frames)
+        return x + gate.astype(x.dtype) * rearrange(
+            y, "(b v) (f s) d -> b v f s d", v=views, f=frames
+        )
 
     def read_text(
         self,
@@ -227,11 +255,17 @@ class WanHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B V f S D"], embedding: Float[Array, "B t s D"], grid: tuple[int, int]
+        self,
+        x: Float[Array, "B V f S D"],
+        embedding: Float[Array, "B t s D"],
+        grid: tuple[int, int],
     ) -> Float[Array, "B V F H W C"]:
         c = self.config
         table = self.param(
-            "table", named(table_init((), 0.0), None, "embed"), (2, c.width), jnp.dtype(c.param_dtype)
+            "table",
+            named(table_init((), 0.0), None, "embed"),
+            (2, c.width),
+            jnp.dtype(c.param_dtype),
         )
         shift, scale = embedding[:, None] + table[0], embedding[:, None] + table[1]
         pt, ph, pw = c.patch
@@ -239,5 +273,11 @@ class WanHead(nn.Module):
             modulate(x, shift, scale)
         )
         return rearrange(
-            y, "b v f (h w) (pt ph pw c) -> b v (f pt) (h ph) (w pw) c", h=grid[0], w=grid[1], pt=pt, ph=ph, pw=pw
+            y,
+            "b v f (h w) (pt ph pw c) -> b v (f pt) (h ph) (w pw) c",
+            h=grid[0],
+            w=grid[1],
+            pt=pt,
+            ph=ph,
+            pw=pw,
         )

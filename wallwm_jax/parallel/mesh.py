@@ -103,7 +103,9 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
     """
     specs = nn.get_partition_spec(boxed)
     known = {name for name, _ in RULES}
-    for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda x: isinstance(x, PartitionSpec)):
+    for path, spec in jax.tree_util.tree_leaves_with_path(
+        specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+    ):
         unknown = [name for name in spec if name is not None and name not in known]
         if unknown:
             raise ValueError(
@@ -141,4 +143,7 @@ def optimizer_shardings(
 def _paths(tree: Any) -> list[tuple[tuple, Any]]:
     """(path, leaf) pairs, paths as tuples of plain names."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
-    return [(tuple(jax.tree_util.keystr((key,), simple=True) for key in path), leaf) for path, leaf in pairs]
+    return [
+        (tuple(jax.tree_util.keystr((key,), simple=True) for key in path), leaf)
+        for path, leaf in pairs
+    ]

@@ -91,8 +91,13 @@ def run_events(
     for number, event in enumerate(plan):
         observation = world.observe()
         trajectory = policy(
-            observation.frames, observation.state, event.caption, event.steps,
-            observation.target_position, observation.target_rotation, jax.random.fold_in(key, number),
+            observation.frames,
+            observation.state,
+            event.caption,
+            event.steps,
+            observation.target_position,
+            observation.target_rotation,
+            jax.random.fold_in(key, number),
         )
         start = steps
         for position, gripper in zip(trajectory.positions, trajectory.gripper, strict=True):
@@ -104,16 +109,22 @@ def run_events(
             if success or steps >= max_steps:
                 break
         events.append(
-            EventRecord(caption=event.caption, label=event.label, start=start, end=steps, progress=progress)
+            EventRecord(
+                caption=event.caption, label=event.label, start=start, end=steps, progress=progress
+            )
         )
         if success or steps >= max_steps:
             break
     if film is not None:
         reel.append((world.observe().frames[film], len(events) - 1, steps))
     return Rollout(
-        success=success, progress=progress, steps=steps, events=events,
+        success=success,
+        progress=progress,
+        steps=steps,
+        events=events,
         frames=np.stack([frame for frame, _, _ in reel]) if reel else None,
-        frame_event=[event for _, event, _ in reel], frame_step=[step for _, _, step in reel],
+        frame_event=[event for _, event, _ in reel],
+        frame_step=[step for _, _, step in reel],
     )
 
 
@@ -129,7 +140,9 @@ def run_random(
     rng = np.random.default_rng(seed)
     progress = 0.0
     for _ in range(max_steps):
-        result = world.step(world.target_position + rng.uniform(-reach, reach, 3), float(rng.uniform(-1, 1)))
+        result = world.step(
+            world.target_position + rng.uniform(-reach, reach, 3), float(rng.uniform(-1, 1))
+        )
         progress = score(result)
         if result.success:
             break

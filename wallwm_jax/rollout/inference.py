@@ -24,6 +24,7 @@ from wallwm_jax.models.imagination import dream, future_frames
 from wallwm_jax.models.layers import spread
 from wallwm_jax.types import Params
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
     """Steps and anchor of inference.
@@ -63,7 +64,13 @@ class Imagined(NamedTuple):
 
 
 def act(
-    denoiser: Denoiser, config: InferenceConfig, params: Params, batch, text: Array, sketch: Array, key: Key[Array, ""]
+    denoiser: Denoiser,
+    config: InferenceConfig,
+    params: Params,
+    batch,
+    text: Array,
+    sketch: Array,
+    key: Key[Array, ""],
 ) -> Float[Array, "B A Da"]:
     """Actions from video latents at s*: one video forward, then the action schedule."""
     sigma = jnp.where(future_frames(batch), config.end, 0.0)
@@ -82,7 +89,9 @@ def act(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def imagine(denoiser: Denoiser, config: InferenceConfig, params: Params, batch, key: Key[Array, ""]) -> Imagined:
+def imagine(
+    denoiser: Denoiser, config: InferenceConfig, params: Params, batch, key: Key[Array, ""]
+) -> Imagined:
     """Imagines every event of a batch and acts on the model's own sketch.
 
     Args:
@@ -92,24 +101,41 @@ def imagine(denoiser: Denoiser, config: InferenceConfig, params: Params, batch, 
     video_key, action_key = jax.random.split(key)
     text = denoiser.encode_text(params, batch)
     sketch = dream(
-        denoiser, params, batch.latents, batch, text, video_key, steps=config.video_steps, shift=config.shift, end=config.end
+        denoiser,
+        params,
+        batch.latents,
+        batch,
+        text,
+        video_key,
+        steps=config.video_steps,
+        shift=config.shift,
+        end=config.end,
     )
     return Imagined(act(denoiser, config, params, batch, text, sketch, action_key), sketch)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def act_on_truth(denoiser: Denoiser, config: InferenceConfig, params: Params, batch, key: Key[Array, ""]) -> Imagined:
+def act_on_truth(
+    denoiser: Denoiser, config: InferenceConfig, params: Params, batch, key: Key[Array, ""]
+) -> Imagined:
     """As `imagine`, but the sketch is ground truth noised to s* (a diagnostic)."""
     video_key, action_key = jax.random.split(key)
     sigma = jnp.where(future_frames(batch), config.end, 0.0)
-    sketch = corrupt(batch.latents, jax.random.normal(video_key, batch.latents.shape), sigma[:, None])
+    sketch = corrupt(
+        batch.latents, jax.random.normal(video_key, batch.latents.shape), sigma[:, None]
+    )
     text = denoiser.encode_text(params, batch)
     return Imagined(act(denoiser, config, params, batch, text, sketch, action_key), sketch)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def dream_clean(
-    denoiser: Denoiser, config: InferenceConfig, steps: int, params: Params, batch, key: Key[Array, ""]
+    denoiser: Denoiser,
+    config: InferenceConfig,
+    steps: int,
+    params: Params,
+    batch,
+    key: Key[Array, ""],
 ) -> Float[Array, "B V F h w C"]:
     """The whole imagined video, denoised to the end (for pictures and video metrics)."""
     text = denoiser.encode_text(params, batch)

@@ -36,9 +36,16 @@ def load_policy(
     frames = denoiser.action_config.max_latent_frames
     side = page["image_size"] // page["codec"]["patch"]
     dims = BatchDims(
-        sequences=sequences, views=len(page["views"]), frames=frames, height=side, width=side,
-        channels=page["codec"]["channels"], actions=clock.longest_event(frames), events=1,
-        state=len(statistics.state.mean), text=page["text_length"],
+        sequences=sequences,
+        views=len(page["views"]),
+        frames=frames,
+        height=side,
+        width=side,
+        channels=page["codec"]["channels"],
+        actions=clock.longest_event(frames),
+        events=1,
+        state=len(statistics.state.mean),
+        text=page["text_length"],
     )
     return EventPolicy(
         denoiser=denoiser,

@@ -52,7 +52,9 @@ class ScriptPlanner:
           ValueError: no script for this task.
         """
         if task not in self.scripts:
-            raise ValueError(f"no script for task {task!r}; the planner knows {sorted(self.scripts)}")
+            raise ValueError(
+                f"no script for task {task!r}; the planner knows {sorted(self.scripts)}"
+            )
         script = self.scripts[task]
         yield from script
         again = max((i for i, event in enumerate(script) if event.label in RESTART), default=0)
@@ -63,7 +65,10 @@ class ScriptPlanner:
 def _script(store: EventStore, task: int) -> tuple[PlannedEvent, ...]:
     """The most frequent sequence of captions of a task, durations their medians."""
     index = store.index
-    episodes = [np.flatnonzero((index.task == task) & (index.episode == e)) for e in np.unique(index.episode[index.task == task])]
+    episodes = [
+        np.flatnonzero((index.task == task) & (index.episode == e))
+        for e in np.unique(index.episode[index.task == task])
+    ]
     episodes = [rows[np.argsort(index.event[rows])] for rows in episodes]
     sequences = [tuple(int(c) for c in index.caption[rows]) for rows in episodes]
     # Ties go to the shorter, then to the smaller ids: the same data, the same script.

@@ -1,8 +1,6 @@
 """A trained model as a policy: observation and caption in, target poses out."""
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +54,11 @@ class EventPolicy:
     dims: BatchDims
 
     def batch(
-        self, frames: dict[str, UInt8[np.ndarray, "h w 3"]], state: Float[np.ndarray, "ds"], caption: str, steps: int
+        self,
+        frames: dict[str, UInt8[np.ndarray, "h w 3"]],
+        state: Float[np.ndarray, "ds"],
+        caption: str,
+        steps: int,
     ) -> Batch:
         """The batch of one event still to be imagined.
 
@@ -71,12 +73,18 @@ class EventPolicy:
         """
         missing = [view for view in self.views if view not in frames]
         if missing:
-            raise ValueError(f"observation has views {sorted(frames)} but the model needs {missing} too")
+            raise ValueError(
+                f"observation has views {sorted(frames)} but the model needs {missing} too"
+            )
         longest = clock.longest_event(self.dims.frames)
         if not 1 <= steps <= longest:
-            raise ValueError(f"an event of {steps} steps was asked for; this model takes 1..{longest}")
+            raise ValueError(
+                f"an event of {steps} steps was asked for; this model takes 1..{longest}"
+            )
         key = np.stack([frames[view] for view in self.views]).astype(np.float32) / 127.5 - 1
-        observed = self.codec.apply({"params": self.params["codec"]}, jnp.asarray(key[:, None]), method="encode")
+        observed = self.codec.apply(
+            {"params": self.params["codec"]}, jnp.asarray(key[:, None]), method="encode"
+        )
         count = 1 + clock.event_frames(steps)[0]
         latents = np.zeros((len(self.views), count, *observed.shape[2:]), np.float32)
         latents[:, :1] = observed
@@ -113,11 +121,17 @@ class EventPolicy:
           key: of the noise.
         """
         batch = self.batch(frames, state, caption, steps)
-        imagined = imagine(self.denoiser, self.config, self.params, jax.tree.map(jnp.asarray, batch), key)
+        imagined = imagine(
+            self.denoiser, self.config, self.params, jax.tree.map(jnp.asarray, batch), key
+        )
         actions = self.unnormalise(np.asarray(imagined.actions[0, :steps]), batch.action_mask[0, 0])
-        positions = actions[:, action_space.POSITION] @ np.asarray(rotation, np.float32).T + position
+        positions = (
+            actions[:, action_space.POSITION] @ np.asarray(rotation, np.float32).T + position
+        )
         return Trajectory(positions=positions, gripper=actions[:, action_space.GRIPPER])
 
-    def unnormalise(self, actions: Float[np.ndarray, "steps 20"], mask: np.ndarray) -> Float[np.ndarray, "steps 20"]:
+    def unnormalise(
+        self, actions: Float[np.ndarray, "steps 20"], mask: np.ndarray
+    ) -> Float[np.ndarray, "steps 20"]:
         """Model units to metres and gripper command."""
         return normalise.unnormalise(actions, self.statistics.action, mask)

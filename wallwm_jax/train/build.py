@@ -51,7 +51,9 @@ MATRIX_AXES = (
 )
 
 
-def construct(maker: Callable[..., Made], section: ConfigDict | dict, where: str, **more: Any) -> Made:
+def construct(
+    maker: Callable[..., Made], section: ConfigDict | dict, where: str, **more: Any
+) -> Made:
     """Calls `maker` with a config section, refusing keys it does not know.
 
     Raises:
@@ -106,8 +108,15 @@ def build_denoiser(config: ConfigDict, encoded: Encoded) -> Denoiser:
         )
     video = VideoConfig(wan=wan, views=len(page.views), duration=duration)
     action = construct(
-        ActionConfig, config.action, "action", layers=wan.layers, video_width=wan.width, views=video.views,
-        action_dim=20, state_dim=page.state_width, steps_per_latent=clock.STRIDE * clock.GROUP,
+        ActionConfig,
+        config.action,
+        "action",
+        layers=wan.layers,
+        video_width=wan.width,
+        views=video.views,
+        action_dim=20,
+        state_dim=page.state_width,
+        steps_per_latent=clock.STRIDE * clock.GROUP,
         max_latent_frames=config.pack.max_latent_frames,
     )
     return Denoiser(text_config=text, video_config=video, action_config=action)
@@ -139,15 +148,24 @@ def _lists(value: Any) -> Any:
     return [_lists(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def build_dims(config: ConfigDict, latents: LatentStore, *, sequences: int | None = None) -> BatchDims:
+def build_dims(
+    config: ConfigDict, latents: LatentStore, *, sequences: int | None = None
+) -> BatchDims:
     """Sizes of a packed batch: capacity in frames is chosen, in actions measured."""
     pack, page = config.pack, latents.manifest
     actions = pack.actions or action_capacity(latents.frames, latents.steps, pack.frames)
     h, w, channels = page.latent_shape
     return BatchDims(
-        sequences=pack.sequences if sequences is None else sequences, views=len(page.views), frames=pack.frames,
-        height=h, width=w, channels=channels, actions=int(actions), events=pack.events,
-        state=page.state_width, text=config.pack.text_length,
+        sequences=pack.sequences if sequences is None else sequences,
+        views=len(page.views),
+        frames=pack.frames,
+        height=h,
+        width=w,
+        channels=channels,
+        actions=int(actions),
+        events=pack.events,
+        state=page.state_width,
+        text=config.pack.text_length,
     )
 
 

@@ -22,8 +22,15 @@ import orbax.checkpoint as ocp
 from wallwm_jax.errors import UserError
 from wallwm_jax.train.state import TrainState
 
-
-RUNTIME_KEYS = ("remat", "unroll", "attention", "dtype", "gate_bias", "embedding_scale", "residual_scale")
+RUNTIME_KEYS = (
+    "remat",
+    "unroll",
+    "attention",
+    "dtype",
+    "gate_bias",
+    "embedding_scale",
+    "residual_scale",
+)
 """Entries of a model's config that change how it runs or starts, not what it is."""
 
 
@@ -57,17 +64,24 @@ class Checkpoints:
         """
         self.folder = Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, save_interval_steps=every, enable_async_checkpointing=True, create=True,
+            max_to_keep=keep,
+            save_interval_steps=every,
+            enable_async_checkpointing=True,
+            create=True,
             cleanup_tmp_directories=True,
         )
         try:
-            self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "data", "meta"))
+            self.manager = ocp.CheckpointManager(
+                self.folder, options=options, item_names=("state", "data", "meta")
+            )
         except OSError as error:
             raise CheckpointError(
                 f"cannot write checkpoints to {self.folder}: {error.strerror or error}; choose another --config.workdir"
             ) from error
 
-    def save(self, state: TrainState, data: dict[str, Any], meta: dict[str, Any], *, force: bool = False) -> bool:
+    def save(
+        self, state: TrainState, data: dict[str, Any], meta: dict[str, Any], *, force: bool = False
+    ) -> bool:
         """Starts saving the state's step if it is due; returns whether it did."""
         step = int(state.step)
         if step in self.manager.all_steps():
@@ -75,7 +89,9 @@ class Checkpoints:
         return self.manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data), meta=ocp.args.JsonSave(meta)
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave(data),
+                meta=ocp.args.JsonSave(meta),
             ),
             force=force,
         )
@@ -99,11 +115,14 @@ class Checkpoints:
         stored = read_meta(self.folder, step)
         refuse_other_model(self.folder / str(step), stored, meta)
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), like
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+            like,
         )
         items = self.manager.restore(
             step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+            ),
         )
         return Restored(step=step, state=items["state"], data=items["data"], meta=stored)
 
@@ -125,7 +144,9 @@ def latest_step(folder: Path | str) -> int:
     folder = Path(folder).absolute()
     steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
     if not steps:
-        raise CheckpointError(f"no checkpoint in {folder}; train that stage first, or set its workdir")
+        raise CheckpointError(
+            f"no checkpoint in {folder}; train that stage first, or set its workdir"
+        )
     return max(steps)
 
 
@@ -151,7 +172,8 @@ def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[
     handler = ocp.PyTreeCheckpointHandler()
     tree, trained = handler.metadata(path).tree, "ema" if average else "params"
     target = jax.tree.map(
-        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), {name: tree[name] for name in ("frozen", trained)}
+        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype),
+        {name: tree[name] for name in ("frozen", trained)},
     )
     restored = handler.restore(
         path,
@@ -166,7 +188,10 @@ def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[
 
 def refuse_other_model(where: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raises CheckpointError naming every entry of meta["model"] that differs."""
-    have, want = ({k: v for k, v in _flat(m["model"]).items() if k.split(".")[-1] not in RUNTIME_KEYS} for m in (stored, wanted))
+    have, want = (
+        {k: v for k, v in _flat(m["model"]).items() if k.split(".")[-1] not in RUNTIME_KEYS}
+        for m in (stored, wanted)
+    )
     different = [
         f"{key}: checkpoint {have.get(key, 'absent')}, config {want.get(key, 'absent')}"
         for key in sorted(have.keys() | want.keys())

@@ -88,13 +88,21 @@ def encode_dataset(
     for split, store in stores.items():
         done = [0]
 
-        def count(n: int, done: list[int] = done, split: str = split, total: int = len(store)) -> None:
+        def count(
+            n: int, done: list[int] = done, split: str = split, total: int = len(store)
+        ) -> None:
             done[0] += n
             progress(split, done[0], total)
 
         latents[split] = build_latents(
-            store, folder / split, encode, codec_hash=codec_hash(params), source_hash=store_hash(store),
-            views=store.manifest.views, replace=True, progress=count,
+            store,
+            folder / split,
+            encode,
+            codec_hash=codec_hash(params),
+            source_hash=store_hash(store),
+            views=store.manifest.views,
+            replace=True,
+            progress=count,
         )
     train = latents["train"]
     captions = {text for track in train.manifest.captions.values() for text in track}
@@ -103,7 +111,11 @@ def encode_dataset(
     page = {"statistics": statistics.to_json(), "tokeniser": tokeniser.to_json()}
     _write(folder / "input.json", json.dumps(page, sort_keys=True).encode())
     return Encoded(
-        folder=folder, latents=latents, statistics=statistics, tokeniser=tokeniser, codec_params=params
+        folder=folder,
+        latents=latents,
+        statistics=statistics,
+        tokeniser=tokeniser,
+        codec_params=params,
     )
 
 
@@ -123,7 +135,9 @@ def open_encoded(folder: Path) -> Encoded:
     params = _load(folder / "codec.npz")
     return Encoded(
         folder=folder,
-        latents={split: open_latents(folder / split, codec_hash=codec_hash(params)) for split in SPLITS},
+        latents={
+            split: open_latents(folder / split, codec_hash=codec_hash(params)) for split in SPLITS
+        },
         statistics=InputStatistics.from_json(page["statistics"]),
         tokeniser=WordTokeniser.from_json(page["tokeniser"]),
         codec_params=params,
@@ -134,7 +148,9 @@ def _codec_params(
     store: EventStore, path: Path, codec: PatchCodec, clips: int, power: float, seed: int
 ) -> Params:
     """Fits the codec, or loads it when it was fitted on the same events with the same sizes."""
-    key = json.dumps([store_hash(store), dataclasses.asdict(codec, dict_factory=_plain), clips, power, seed])
+    key = json.dumps(
+        [store_hash(store), dataclasses.asdict(codec, dict_factory=_plain), clips, power, seed]
+    )
     if path.is_file():
         params, made_from = _load(path), _made_from(path)
         if made_from == key:

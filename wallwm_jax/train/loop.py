@@ -77,7 +77,10 @@ def train(run: Run) -> dict[str, Any]:
       FloatingPointError: the loss is no longer finite; nothing is saved.
     """
     started = time.monotonic()
-    with activate(run.mesh), Checkpoints(run.folder / "checkpoints", every=run.save_every) as checkpoints:
+    with (
+        activate(run.mesh),
+        Checkpoints(run.folder / "checkpoints", every=run.save_every) as checkpoints,
+    ):
         state, shardings = initial_state(run)
         counts = parameter_counts(state.params | state.frozen)
         restored = checkpoints.restore(state, run.meta)
@@ -87,7 +90,14 @@ def train(run: Run) -> dict[str, Any]:
         first = int(state.step)
         step = jax.jit(
             partial(
-                train_step, run.denoiser, run.stage, run.objective, run.optimizer, run.schedule, run.ema, run.seed
+                train_step,
+                run.denoiser,
+                run.stage,
+                run.objective,
+                run.optimizer,
+                run.schedule,
+                run.ema,
+                run.seed,
             ),
             in_shardings=(shardings, batch_sharding(run.mesh)),
             out_shardings=(shardings, None),
@@ -96,19 +106,29 @@ def train(run: Run) -> dict[str, Any]:
         with MetricsLog(run.folder / "metrics.jsonl", keep_below=first) as log:
             _iterate(run, state, step, checkpoints, log)
     return {
-        "params": counts, "steps": run.steps, "resumed_from": first, "seconds": time.monotonic() - started,
+        "params": counts,
+        "steps": run.steps,
+        "resumed_from": first,
+        "seconds": time.monotonic() - started,
     }
 
 
 def initial_state(run: Run) -> tuple[TrainState, TrainState]:
     """A fresh state with inherited parts in place, and its shardings."""
     state, shardings = init_state(
-        run.denoiser, run.optimizer, run.stage.trains, run.codec, run.dims, run.mesh, jax.random.key(run.seed)
+        run.denoiser,
+        run.optimizer,
+        run.stage.trains,
+        run.codec,
+        run.dims,
+        run.mesh,
+        jax.random.key(run.seed),
     )
     if run.inherited is None:
         return state, shardings
     frozen = {
-        name: jax.tree.map(jax.device_put, run.inherited[name], shardings.frozen[name]) for name in state.frozen
+        name: jax.tree.map(jax.device_put, run.inherited[name], shardings.frozen[name])
+        for name in state.frozen
     }
     return state.replace(frozen=frozen), shardings
 
@@ -179,7 +199,9 @@ class MetricsLog:
                 raise FloatingPointError(
                     f"loss is {loss} at step {first + offset}; lower the learning rate or look at the batch"
                 )
-            line = {"step": first + offset, "loss_hex": loss.hex()} | {k: float(v) for k, v in values.items()}
+            line = {"step": first + offset, "loss_hex": loss.hex()} | {
+                k: float(v) for k, v in values.items()
+            }
             self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         return float(jnp.asarray(metrics[-1]["loss"]))

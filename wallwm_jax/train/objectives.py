@@ -73,38 +73,55 @@ def leading(per_frame: Array) -> Array:
     return per_frame[:, None]
 
 
-def sight_cones(config: ObjectiveConfig, batch: Batch, grid: tuple[int, int], key: Array) -> Bool[Array, "B F VS VS"]:
+def sight_cones(
+    config: ObjectiveConfig, batch: Batch, grid: tuple[int, int], key: Array
+) -> Bool[Array, "B F VS VS"]:
     """The cross-view mask of every latent frame, all True when the die says so."""
     cameras = Cameras(
-        intrinsics=batch.intrinsics, extrinsics=batch.extrinsics, width=config.image_size, height=config.image_size
+        intrinsics=batch.intrinsics,
+        extrinsics=batch.extrinsics,
+        width=config.image_size,
+        height=config.image_size,
     )
     mask = multi_view_mask(cameras, grid, config.cone_depth, config.cone_scale)
     use = jax.random.bernoulli(key, config.sight_cone, (mask.shape[0], 1, 1, 1))
     return mask | ~use
 
 
-def video_loss(denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array) -> Losses:
+def video_loss(
+    denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array
+) -> Losses:
     """L_V over one packed batch (stage 1)."""
     keys = jax.random.split(key, 3)
     sigma = frame_sigma(batch, sample_sigma(keys[0], batch.event_length.shape, config.shift))
     eps = jax.random.normal(keys[1], batch.latents.shape)
     z = corrupt(batch.latents, eps, leading(sigma))
-    cones = sight_cones(config, batch, denoiser.token_grid(batch.latents.shape), keys[2]) if config.sight_cone > 0 else None
+    cones = (
+        sight_cones(config, batch, denoiser.token_grid(batch.latents.shape), keys[2])
+        if config.sight_cone > 0
+        else None
+    )
     text = denoiser.encode_text(params, batch)
     velocity, _ = denoiser.video_velocity(params, z, sigma, batch, text, cones)
     loss = _video_error(batch, velocity, eps)
     return loss, {"loss_video": loss}
 
 
-def action_loss(denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array) -> Losses:
+def action_loss(
+    denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array
+) -> Losses:
     """L_A over one packed batch, the video frozen at s* (stage 2).
 
     One anchored video forward serves all K action noise levels.
     """
     keys = jax.random.split(key, 5)
     per_event = sample_s_star(
-        keys[0], batch.event_length.shape, step=config.s_star, steps=config.s_star_steps,
-        window=config.s_star_window, shift=config.shift,
+        keys[0],
+        batch.event_length.shape,
+        step=config.s_star,
+        steps=config.s_star_steps,
+        window=config.s_star_window,
+        shift=config.shift,
     )
     sigma = frame_sigma(batch, per_event)
     z = corrupt(batch.latents, jax.random.normal(keys[1], batch.latents.shape), leading(sigma))
@@ -113,26 +130,43 @@ def action_loss(denoiser: Denoiser, config: ObjectiveConfig, params: Params, bat
         own = jax.random.bernoulli(keys[2], config.own_sketch, (batch.latents.shape[0], 1))
         end = s_star_sigma(config.s_star, config.s_star_steps, config.shift)
         dreamt = dream(
-            denoiser, params, batch.latents, batch, text, keys[3],
-            steps=config.sketch_steps, shift=config.shift, end=end,
+            denoiser,
+            params,
+            batch.latents,
+            batch,
+            text,
+            keys[3],
+            steps=config.sketch_steps,
+            shift=config.shift,
+            end=end,
         )
         z = jnp.where(own[:, None, :, None, None, None], dreamt, z)
         sigma = jnp.where(own & future_frames(batch), end, sigma)
     _, features = denoiser.video_velocity(params, z, sigma, batch, text)
     features = jax.lax.stop_gradient(features)
-    levels = sample_sigma(keys[4], (config.action_draws, *batch.event_length.shape), config.action_shift)
-    loss = _action_error(denoiser, config, params, batch, features, levels, jax.random.fold_in(key, 7))
+    levels = sample_sigma(
+        keys[4], (config.action_draws, *batch.event_length.shape), config.action_shift
+    )
+    loss = _action_error(
+        denoiser, config, params, batch, features, levels, jax.random.fold_in(key, 7)
+    )
     return loss, {"loss_action": loss}
 
 
-def joint_loss(denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array) -> Losses:
+def joint_loss(
+    denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array
+) -> Losses:
     """L_V + L_A with one noise level for both towers (symmetric 1-to-1)."""
     keys = jax.random.split(key, 3)
     per_event = sample_sigma(keys[0], batch.event_length.shape, config.shift)
     sigma = frame_sigma(batch, per_event)
     eps = jax.random.normal(keys[1], batch.latents.shape)
     z = corrupt(batch.latents, eps, leading(sigma))
-    cones = sight_cones(config, batch, denoiser.token_grid(batch.latents.shape), keys[2]) if config.sight_cone > 0 else None
+    cones = (
+        sight_cones(config, batch, denoiser.token_grid(batch.latents.shape), keys[2])
+        if config.sight_cone > 0
+        else None
+    )
     text = denoiser.encode_text(params, batch)
     velocity, features = denoiser.video_velocity(params, z, sigma, batch, text, cones)
     video = _video_error(batch, velocity, eps)
@@ -148,10 +182,17 @@ def _video_error(batch: Batch, velocity: Array, eps: Array) -> Float[Array, ""]:
 
 
 def _action_error(
-    denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, features: Array,
-    levels: Float[Array, "K B E"], key: Array,
+    denoiser: Denoiser,
+    config: ObjectiveConfig,
+    params: Params,
+    batch: Batch,
+    features: Array,
+    levels: Float[Array, "K B E"],
+    key: Array,
 ) -> Float[Array, ""]:
-    cache = denoiser.feature_cache(params, features, batch, denoiser.token_grid(batch.latents.shape))
+    cache = denoiser.feature_cache(
+        params, features, batch, denoiser.token_grid(batch.latents.shape)
+    )
     real = spread(batch.action_mask, batch.action_segment) & (batch.action_segment > 0)[..., None]
 
     def one(level: Array, key: Array) -> Array:
@@ -159,7 +200,9 @@ def _action_error(
         eps = jax.random.normal(key, batch.actions.shape) * real
         noisy = corrupt(batch.actions, eps, sigma)
         predicted = denoiser.action_velocity(params, noisy, sigma, batch, cache)
-        loss = reduce_mean(flow_loss(predicted, target(batch.actions, eps, config.action_target), real))
+        loss = reduce_mean(
+            flow_loss(predicted, target(batch.actions, eps, config.action_target), real)
+        )
         if config.dct_weight == 0:
             return loss
         clean = convert(predicted, noisy, sigma, source=config.action_target, to="x")

@@ -7,7 +7,13 @@ from ml_collections import ConfigDict
 
 from wallwm_jax.parallel.mesh import make_mesh
 from wallwm_jax.train import build
-from wallwm_jax.train.checkpoint import CheckpointError, latest_step, read_meta, read_params, refuse_other_model
+from wallwm_jax.train.checkpoint import (
+    CheckpointError,
+    latest_step,
+    read_meta,
+    read_params,
+    refuse_other_model,
+)
 from wallwm_jax.train.encode import Encoded, open_encoded
 from wallwm_jax.train.loop import Run
 from wallwm_jax.train.stages import Stage, stage_named

@@ -44,5 +44,7 @@ def stage_named(name: str) -> Stage:
       ValueError: unknown name; the message lists the known ones.
     """
     if name not in STAGES:
-        raise ValueError(f"stage {name!r} is unknown; use --config.stage= one of {', '.join(STAGES)}")
+        raise ValueError(
+            f"stage {name!r} is unknown; use --config.stage= one of {', '.join(STAGES)}"
+        )
     return STAGES[name]
