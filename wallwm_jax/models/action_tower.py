@@ -30,6 +30,7 @@ from wallwm_jax.models.attention import attend
 from wallwm_jax.models.layers import (
     HeadProjection,
     MultiHeadAttention,
+    TowerConfig,
     dense,
     layer_norm,
     named,
@@ -44,7 +45,7 @@ Cache = tuple[Float[Array, "N B T n H"], Float[Array, "N B T n H"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ActionConfig:
+class ActionConfig(TowerConfig):
     """Sizes of the action tower.
 
     Attributes:
@@ -55,10 +56,6 @@ class ActionConfig:
       max_chunks: rows of E_abs, the sliding chunk index of unified mode.
     """
 
-    width: int
-    heads: int
-    layers: int
-    ffn: int
     video_width: int
     views: int
     action_dim: int
@@ -67,22 +64,6 @@ class ActionConfig:
     max_latent_frames: int
     max_chunks: int = 1
     depth_map: tuple[int, ...] | None = None
-    frequency_width: int = 256
-    remat: str = "none"
-    unroll: int = 1
-    attention: str = "xla"
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one head."""
-        return self.width // self.heads
-
-    @property
-    def dtypes(self) -> dict[str, jnp.dtype]:
-        """Compute and parameter dtype, as Linen modules take them."""
-        return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
 
 
 class GatedFFN(nn.Module):

@@ -7,6 +7,8 @@ Every parameter carries logical axis names ("embed", "heads", "head_dim",
 table. Normalisation runs in float32 whatever the compute dtype.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,41 @@ from wallwm_jax.models.attention import attend
 from wallwm_jax.models.rope import rotate
 
 Initializer = nn.initializers.Initializer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerConfig:
+    """What every tower's sizes and runtime choices have in common.
+
+    Attributes:
+      width, heads, layers, ffn: of the transformer.
+      remat: name of a policy, see `wan_dit.REMAT_POLICIES`.
+      unroll: blocks per iteration of the scan over layers; more compile
+        longer and run faster on a CPU.
+      attention: implementation, see `attention.IMPLEMENTATIONS`.
+      dtype, param_dtype: of activations and of parameters.
+    """
+
+    width: int
+    heads: int
+    layers: int
+    ffn: int
+    frequency_width: int = 256
+    remat: str = "none"
+    unroll: int = 1
+    attention: str = "xla"
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.width // self.heads
+
+    @property
+    def dtypes(self) -> dict[str, jnp.dtype]:
+        """Compute and parameter dtype, as Linen modules take them."""
+        return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
 
 
 def named(init: Initializer, *axes: str | None) -> Initializer:

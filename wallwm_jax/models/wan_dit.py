@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from wallwm_jax.models.layers import (
     FeedForward,
     MultiHeadAttention,
+    TowerConfig,
     dense,
     layer_norm,
     named,
@@ -34,43 +35,20 @@ from wallwm_jax.models.layers import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WanConfig:
+class WanConfig(TowerConfig):
     """Sizes of a Wan DiT; the named sizes are in `WAN_SIZES`.
 
     Attributes:
       gate_bias: added to the residual gates' table at initialisation. 0 is
         Wan's own; 1 lets a tower that is trained from scratch learn from the
         first step (a small budget, no inherited weights).
-      remat: name of a policy in `REMAT_POLICIES`.
-      unroll: blocks per iteration of the scan over layers; more compile
-        longer and run faster on a CPU.
     """
 
-    width: int
-    heads: int
-    layers: int
-    ffn: int
     in_channels: int
     out_channels: int
     text_width: int
     patch: tuple[int, int, int] = (1, 2, 2)
-    frequency_width: int = 256
     gate_bias: float = 0.0
-    remat: str = "none"
-    unroll: int = 1
-    attention: str = "xla"
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one head."""
-        return self.width // self.heads
-
-    @property
-    def dtypes(self) -> dict[str, jnp.dtype]:
-        """Compute and parameter dtype, as Linen modules take them."""
-        return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
 
 
 WAN_SIZES: dict[str, dict[str, int]] = {

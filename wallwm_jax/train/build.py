@@ -169,14 +169,6 @@ def build_dims(
     )
 
 
-def single_dims(config: ConfigDict, dims: BatchDims, sequences: int) -> BatchDims:
-    """Sizes of a batch with one event per sequence, for evaluation and rollout."""
-    frames = config.pack.max_latent_frames
-    return dataclasses.replace(
-        dims, sequences=sequences, frames=frames, actions=clock.longest_event(frames), events=1
-    )
-
-
 def build_loader(config: ConfigDict, encoded: Encoded, dims: BatchDims) -> Loader:
     """The training stream of this process."""
     processes = jax.process_count()

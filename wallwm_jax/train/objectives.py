@@ -92,18 +92,7 @@ def video_loss(
     denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array
 ) -> Losses:
     """L_V over one packed batch (stage 1)."""
-    keys = jax.random.split(key, 3)
-    sigma = frame_sigma(batch, sample_sigma(keys[0], batch.event_length.shape, config.shift))
-    eps = jax.random.normal(keys[1], batch.latents.shape)
-    z = corrupt(batch.latents, eps, leading(sigma))
-    cones = (
-        sight_cones(config, batch, denoiser.token_grid(batch.latents.shape), keys[2])
-        if config.sight_cone > 0
-        else None
-    )
-    text = denoiser.encode_text(params, batch)
-    velocity, _ = denoiser.video_velocity(params, z, sigma, batch, text, cones)
-    loss = _video_error(batch, velocity, eps)
+    loss, _, _ = _video_forward(denoiser, config, params, batch, key)
     return loss, {"loss_video": loss}
 
 
@@ -157,23 +146,28 @@ def joint_loss(
     denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array
 ) -> Losses:
     """L_V + L_A with one noise level for both towers (symmetric 1-to-1)."""
+    video, features, per_event = _video_forward(denoiser, config, params, batch, key)
+    action = _action_error(
+        denoiser, config, params, batch, features, per_event[None], jax.random.fold_in(key, 7)
+    )
+    return video + action, {"loss_video": video, "loss_action": action}
+
+
+def _video_forward(
+    denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array
+) -> tuple[Float[Array, ""], Float[Array, "N B V F S D"], Float[Array, "B E"]]:
+    """(L_V, features of the blocks, noise level of each event) of one noised batch."""
     keys = jax.random.split(key, 3)
     per_event = sample_sigma(keys[0], batch.event_length.shape, config.shift)
     sigma = frame_sigma(batch, per_event)
     eps = jax.random.normal(keys[1], batch.latents.shape)
     z = corrupt(batch.latents, eps, leading(sigma))
-    cones = (
-        sight_cones(config, batch, denoiser.token_grid(batch.latents.shape), keys[2])
-        if config.sight_cone > 0
-        else None
-    )
+    cones = None
+    if config.sight_cone > 0:
+        cones = sight_cones(config, batch, denoiser.token_grid(batch.latents.shape), keys[2])
     text = denoiser.encode_text(params, batch)
     velocity, features = denoiser.video_velocity(params, z, sigma, batch, text, cones)
-    video = _video_error(batch, velocity, eps)
-    action = _action_error(
-        denoiser, config, params, batch, features, per_event[None], jax.random.fold_in(key, 7)
-    )
-    return video + action, {"loss_video": video, "loss_action": action}
+    return _video_error(batch, velocity, eps), features, per_event
 
 
 def _video_error(batch: Batch, velocity: Array, eps: Array) -> Float[Array, ""]:

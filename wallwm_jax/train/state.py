@@ -34,10 +34,6 @@ class TrainState:
     opt_state: Any
     ema: Params
 
-    def all_params(self, *, average: bool) -> Params:
-        """All parts together, the trained ones averaged or as they are."""
-        return self.frozen | (self.ema if average else self.params)
-
 
 def init_state(
     denoiser: Denoiser,
