@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs.metaworld import get_config
 from experiments import evaluate, prepare_data
-from experiments.common import EXPECTED, one_line_errors, quiet
+from experiments.common import EXPECTED, make_folder, one_line_errors, quiet
 from wallwm_jax.evaluate import data_report
 from wallwm_jax.evaluate.report import write_report
 from wallwm_jax.evaluate.run import open_split, write_json
@@ -99,7 +99,7 @@ def run_demo(out: Path, profile: str) -> Path:
     Raises:
       ValueError, OSError and the rooms' own errors, one line each.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     config = make_config(out, profile)
     phase = Phases(out / "seconds.json", 1.0 if profile == "full" else 0.12)
     phase("data", lambda: prepare_data.main(config))

@@ -8,11 +8,13 @@ cores. Killed at any instant and started again, it continues; complete, it is
 reused. With --config.stage=scratch it makes the fixed chunks of that stage.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data.metaworld_events import recipe
-from experiments.common import run
+from experiments.common import make_folder, run
 from wallwm_jax.events import runner
 from wallwm_jax.sim import gl
 from wallwm_jax.train import build
@@ -65,6 +67,7 @@ def encode(config: ConfigDict, segmentation: str) -> Encoded:
 
 def main(config: ConfigDict) -> None:
     """Both steps, for the segmentation that config.stage trains on."""
+    make_folder(Path(config.workdir), "--config.workdir")
     segmentation = stage_named(config.stage).segmentation
     if not config.data.folder:
         record_events(config, segmentation)

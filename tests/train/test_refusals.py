@@ -42,9 +42,10 @@ def test_unknown_key_of_a_section_names_the_nearest(prepared):
 @pytest.mark.parametrize(
     "typo", ["--config.stgae=action", "--config.stages.video.stepz=3", "--config.seed=one"]
 )
-def test_a_typo_on_the_command_line_is_one_line(typo):
+@pytest.mark.parametrize("file", [["--config=configs/metaworld.py"], []])
+def test_a_typo_on_the_command_line_is_one_line(typo, file):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.train", "--config=configs/metaworld.py", typo],
+        [sys.executable, "-m", "experiments.train", *file, typo],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -116,3 +117,18 @@ def test_towers_that_do_not_fit(prepared):
     config.video.in_channels = 16
     with pytest.raises(ValueError, match="16 latent channels"):
         build_denoiser(config, encoded)
+
+
+@pytest.mark.parametrize("module", ["experiments.train", "experiments.prepare_data"])
+def test_an_entry_point_says_which_option_moves_an_unwritable_folder(module, tmp_path):
+    blocked = tmp_path / "run"
+    blocked.write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", module, f"--config.workdir={blocked / 'inside'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert str(blocked) in line and "--config.workdir" in line
