@@ -54,8 +54,10 @@ class Phases:
 
     def __call__(self, name: str, work: Callable[[], Any]) -> Any:
         """Runs one phase; time of earlier, interrupted calls is kept."""
-        left = sum(self._left.values()) * self._scale
-        print(f"== {name} (about {left / 60:.0f} min left in all)", flush=True)
+        # What a phase has spent in an interrupted call need not be spent again.
+        spent = {n: self.seconds.get(n, 0.0) for n in self._left}
+        left = sum(max(0.0, self._scale * self._left[n] - spent[n]) for n in self._left)
+        print(f"== {name} (about {left / 60:.1f} min left in all)", flush=True)
         before, started = self.seconds.get(name, 0.0), time.monotonic()
         try:
             return work()

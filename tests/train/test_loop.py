@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,41 +116,51 @@ def test_the_scratch_recipe_trains_both_towers(fresh):
     assert log[0]["loss"] == pytest.approx(log[0]["loss_video"] + log[0]["loss_action"], rel=1e-5)
 
 
-def test_killed_at_random_instants_the_losses_are_equal(fresh, tmp_path):
-    """SIGKILL on one pinned core, then the same command again, until it is done."""
+def start(folder: Path, steps: int) -> subprocess.Popen:
+    """The toy run as a process on one pinned core: thread counts change the bits."""
     command = ["taskset", "-c", "0", sys.executable, str(Path(__file__).with_name("toy_run.py"))]
     root = Path(__file__).parents[2]
-    env = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests' / 'events'}"}
+    return subprocess.Popen(
+        [*command, str(folder), "video", str(steps)],
+        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'tests' / 'events'}"},
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
-    def start(folder: Path) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*command, str(folder), "video"],
-            env=env,
-            cwd=root,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
 
-    import shutil
+def kill_while_training(process: subprocess.Popen, log: Path, delay: float) -> int:
+    """SIGKILL `delay` seconds after the process has logged a new step; steps logged by then."""
 
-    whole = tmp_path / "whole"
-    shutil.copytree(fresh.workdir, whole, ignore=shutil.ignore_patterns("whole"))
-    begun = time.monotonic()
-    assert start(whole).wait() == 0
-    seconds = time.monotonic() - begun
-    rng, kills = random.Random(0), 0
-    while True:
-        process = start(Path(fresh.workdir))
-        try:
-            # Late enough to have trained a little, at any point of a save.
-            process.wait(rng.uniform(0.4, 0.95) * seconds if kills < KILLS else 600)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            continue
-        assert process.returncode == 0
-        break
-    other = fresh.copy_and_resolve_references()
-    other.workdir = str(whole)
-    assert hex_losses(fresh, "video") == hex_losses(other, "video")
+    def logged() -> int:
+        return log.read_text().count("\n") if log.is_file() else 0
+
+    # A resumed run first drops the lines it will write again, then adds to them.
+    stamp, low = log.stat().st_mtime_ns if log.is_file() else 0, logged()
+    while not log.is_file() or log.stat().st_mtime_ns == stamp or logged() <= low:
+        low = min(low, logged())
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.005)
+    time.sleep(delay)
+    assert process.poll() is None, "the run ended before it could be killed; give it more steps"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return logged()
+
+
+def test_killed_at_random_instants_the_losses_are_equal(fresh, tmp_path):
+    """SIGKILL while training or saving, then the same command again, until it is done."""
+    steps = 100 + 60 * KILLS
+    whole = fresh.copy_and_resolve_references()
+    whole.workdir = str(tmp_path / "whole")
+    shutil.copytree(fresh.workdir, whole.workdir, ignore=shutil.ignore_patterns("whole"))
+    assert start(Path(whole.workdir), steps).wait() == 0
+    rng, log = random.Random(0), Path(fresh.workdir) / "video" / "metrics.jsonl"
+    reached = [
+        kill_while_training(start(Path(fresh.workdir), steps), log, rng.uniform(0.0, 0.7))
+        for _ in range(KILLS)
+    ]
+    print("steps logged at each kill:", reached)
+    assert start(Path(fresh.workdir), steps).wait() == 0
+    assert len(hex_losses(fresh, "video")) == steps
+    assert hex_losses(fresh, "video") == hex_losses(whole, "video")

@@ -1,6 +1,6 @@
 """A whole run on synthetic episodes: dataset, encoding and config, in seconds.
 
-Also a command, so that tests can kill it:  python tests/train/toy_run.py FOLDER STAGE
+Also a command, so that tests can kill it:  python tests/train/toy_run.py FOLDER STAGE STEPS
 """
 
 import dataclasses
@@ -87,9 +87,10 @@ def make_data(config: ConfigDict, segmentation: str = "behaviour") -> None:
 
 
 def main() -> None:
-    """Trains one stage of the toy run in FOLDER to its end."""
+    """Trains one stage of the toy run in FOLDER for STEPS steps, saving often."""
     config = toy_config(Path(sys.argv[1]))
     config.stage = sys.argv[2]
+    config.stages[config.stage].update(dict(steps=int(sys.argv[3]), save_every=10, log_every=2))
     train(build_run(config))
 
 
