@@ -53,7 +53,7 @@ def _closed_loop(tasks: dict[str, dict]) -> Markup:
         for task, r in tasks.items()
     ]
     head = ["", "episodes", "solved", "Task Progress", "random actions"]
-    return tag("div", tag("h3", "Closed loop"), table(head, rows))
+    return tag("div", tag("h3", "Closed loop"), table(head, rows), class_="wide")
 
 
 def _grids(run: RunFolder) -> list[Markup]:
