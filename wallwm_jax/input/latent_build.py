@@ -16,6 +16,7 @@ from array_record.python import array_record_module as array_record
 from jaxtyping import Float
 
 from wallwm_jax.episodes.record import Event
+from wallwm_jax.events.manifest import file_sha256
 from wallwm_jax.input import border
 from wallwm_jax.input.latents import (
     FORMAT,
@@ -25,7 +26,6 @@ from wallwm_jax.input.latents import (
     LatentManifest,
     LatentRecord,
     LatentStore,
-    file_hash,
     open_latents,
 )  # fmt: skip
 
@@ -174,7 +174,7 @@ def _write(records: Iterator[LatentRecord], folder: pathlib.Path, per_shard: int
                 texts.setdefault(track, set()).add(text)
             count += 1
         writer.close()
-        shards.append({"path": path.name, "records": count, "sha256": file_hash(path)})
+        shards.append({"path": path.name, "records": count, "sha256": file_sha256(path)})
 
 
 def _records(

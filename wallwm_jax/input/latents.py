@@ -10,7 +10,6 @@ loader never decodes an image. `latent_build` makes the cache.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -21,6 +20,7 @@ from flax import serialization
 from jaxtyping import Bool, Float16, Float32, Int64
 
 from wallwm_jax.errors import UserError
+from wallwm_jax.events.manifest import file_sha256
 
 FORMAT, VERSION, MANIFEST = "wallwm-latents", 1, "manifest.json"
 
@@ -141,7 +141,7 @@ def open_latents(
         path = folder / pathlib.PurePath(shard["path"]).name
         if not path.is_file():
             raise LatentCacheError(f"{path} is missing; {_remove(folder)}")
-        if verify and file_hash(path) != shard["sha256"]:
+        if verify and file_sha256(path) != shard["sha256"]:
             raise LatentCacheError(
                 f"{path} is damaged (its SHA-256 differs from the manifest's); {_remove(folder)}"
             )
@@ -209,12 +209,6 @@ class LatentStore:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_readers": {}}
-
-
-def file_hash(path: pathlib.Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(folder: str | os.PathLike) -> str:

@@ -26,7 +26,6 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from wallwm_jax.models.attention import attend
 from wallwm_jax.models.layers import (
     HeadProjection,
     MultiHeadAttention,
@@ -135,39 +134,11 @@ class ActionBlock(nn.Module):
         x = x + MultiHeadAttention(name="state_attention", **attention)(
             layer_norm(x), state, segments=(own, slots)
         )
-        x = x + VideoAttention(c, name="video_attention")(layer_norm(x), cache, (own, video))
+        x = x + MultiHeadAttention(name="video_attention", **attention).read(
+            layer_norm(x), *cache, segments=(own, video)
+        )
         y = layer_norm(x) * (1 + scale2) + shift2
         return x + gate2 * GatedFFN(c, name="ffn")(y), None
-
-
-class VideoAttention(nn.Module):
-    """Queries against cached keys and values of the matched video block."""
-
-    config: ActionConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B A D"],
-        cache: tuple[Float[Array, "B T n H"], Float[Array, "B T n H"]],
-        segments: tuple[Int[Array, "B A"], Int[Array, "B T"]],
-    ) -> Float[Array, "B A D"]:
-        c = self.config
-        query = HeadProjection(c.heads, c.head_dim, norm=True, name="query", **c.dtypes)(x)
-        y = attend(query, *cache, segments=segments, implementation=c.attention)
-        return nn.DenseGeneral(
-            c.width,
-            axis=(-2, -1),
-            kernel_init=named(
-                nn.initializers.variance_scaling(0.1, "fan_in", "normal"),
-                "heads",
-                "head_dim",
-                "embed",
-            ),
-            bias_init=named(nn.initializers.zeros_init(), "embed"),
-            name="out",
-            **c.dtypes,
-        )(y)
 
 
 class ActionTower(nn.Module):

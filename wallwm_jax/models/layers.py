@@ -162,7 +162,7 @@ class HeadProjection(nn.Module):
 class MultiHeadAttention(nn.Module):
     """Projections around the attention door; queries and keys are RMS-normed.
 
-    `project` and `read` are apart so that keys and values can be computed once
+    `read` stands alone so that keys and values can be projected once, elsewhere,
     and read many times (the per-layer cache of the action tower).
     """
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -204,7 +203,7 @@ class MetricsLog:
             }
             self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        return float(jnp.asarray(metrics[-1]["loss"]))
+        return float(metrics[-1]["loss"])
 
     def __enter__(self) -> "MetricsLog":
         return self
