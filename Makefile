@@ -9,19 +9,22 @@ TEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PARITY := $(VENV)/.parity
 
 # Compiled programs are kept between runs and shared by tests and demo: most of
 # a first run on two cores is compilation.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: help setup gl demo smoke test clean
+.PHONY: help setup parity gl demo smoke test clean
 .DEFAULT_GOAL := help
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
 
 setup: $(STAMP) gl ## Makes .venv with the locked packages and finds an OpenGL library.
+
+parity: setup $(PARITY) ## Adds PyTorch's models and the TPU compiler: `make test` then compares with them.
 
 demo: setup ## Data, training, evaluation: writes runs/demo/report.html (at most 20 minutes on two cores).
 	$(BIN)/python -m experiments.demo --out runs/demo
@@ -66,6 +69,14 @@ $(STAMP): requirements.lock setup.py | $(BIN)/pip
 	@echo "make setup: installing the locked packages (one or two minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# PyTorch comes first and without a hash: its builds differ between machines, and
+# the libraries that follow must find it there rather than choose one.
+$(PARITY): requirements-parity.lock $(STAMP)
+	@echo "make parity: installing PyTorch, diffusers, transformers and the TPU compiler"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-parity.lock
 	@touch $@
 
 # Headless rendering needs OSMesa (asked for the way PyOpenGL looks it up).

@@ -27,19 +27,24 @@ RUNTIME = [
     "jaxtyping>=0.3",
     "matplotlib>=3.9",
     "ml-collections>=1.1",
+    "ml-dtypes>=0.5",
     "numpy>=2",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow>=11",
+    "safetensors>=0.8",
+    "sentencepiece>=0.2",
     "tensorflow-datasets>=4.9.9",
+    "tokenizers>=0.21",
     "tqdm>=4.66",
 ]
 
 EXTRAS = {
     # metaworld 3.1.1 imports `packaging` and `imageio` without declaring them.
     "sim": ["mujoco==3.3.0", "metaworld==3.1.1", "packaging", "imageio"],
-    # Public PyTorch models, only to compare our numbers with theirs.
-    "parity": ["torch==2.13.0", "diffusers", "transformers"],
+    # Public PyTorch models, only to compare our numbers with theirs, and the TPU
+    # compiler, which needs no TPU; `make parity` installs both.
+    "parity": ["torch==2.13.0", "diffusers", "transformers", "jax[tpu]>=0.10.2,<0.12"],
     "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
     # beartype checks the jaxtyping annotations while tests run; setuptools and
     # wheel let `make setup` install the package without fetching a build room.

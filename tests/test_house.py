@@ -42,7 +42,7 @@ MAY_IMPORT = {
     # Towers know geometry and the flow, never the training, the mesh or the data.
     "models": "types geometry flow",
     "convert": "types models",
-    "train": "types geometry flow optim parallel episodes events input models",
+    "train": "types geometry flow optim parallel episodes events input models convert",
     "compress": "types geometry flow optim parallel input models train",
     # What acts: from a trained state to an arm. Rollout reads train's checkpoints.
     "rollout": "types geometry flow episodes events input sim models train",
@@ -57,7 +57,7 @@ NEVER_IMPORTED = set(
 
 MUST_BE_THERE = set("wallwm_jax configs data experiments tests setup.py README.md".split())
 USUAL_ROOT_FILES = set(
-    "pyproject.toml Makefile requirements.lock LICENSE .ci .gitignore .gitattributes".split()
+    "pyproject.toml Makefile requirements.lock requirements-parity.lock LICENSE .ci .gitignore .gitattributes".split()
 )
 NOT_IN_A_CLONE = set(".git .venv .cache runs build .pytest_cache .ruff_cache .hypothesis __pycache__".split())
 

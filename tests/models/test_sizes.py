@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 from towers import small_denoiser
 
+from wallwm_jax.models.layers import rematerialised
 from wallwm_jax.models.video_tower import VideoConfig, VideoTower
-from wallwm_jax.models.wan_dit import WAN_SIZES, WanConfig, rematerialised
+from wallwm_jax.models.wan_config import WAN_SIZES, WanConfig
 
 
 def count(size: str, views: int) -> int:

@@ -8,10 +8,12 @@ table. Normalisation runs in float32 whatever the compute dtype.
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from wallwm_jax.models.attention import attend
@@ -31,6 +33,7 @@ class TowerConfig:
         longer and run faster on a CPU.
       attention: implementation, see `attention.IMPLEMENTATIONS`.
       dtype, param_dtype: of activations and of parameters.
+      eps: of the normalisations.
     """
 
     width: int
@@ -40,9 +43,10 @@ class TowerConfig:
     frequency_width: int = 256
     remat: str = "none"
     unroll: int = 1
-    attention: str = "xla"
+    attention: str = "auto"
     dtype: str = "float32"
     param_dtype: str = "float32"
+    eps: float = 1e-6
 
     @property
     def head_dim(self) -> int:
@@ -53,6 +57,28 @@ class TowerConfig:
     def dtypes(self) -> dict[str, jnp.dtype]:
         """Compute and parameter dtype, as Linen modules take them."""
         return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
+
+
+REMAT_POLICIES = ("none", "full", "attention", "dots")
+"""What the backward pass recomputes of a block: nothing; everything; everything
+but the attended values; everything but the results of matrix products."""
+
+
+def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
+    """Wraps a block so that its activations are recomputed in the backward pass.
+
+    Raises:
+      ValueError: for a policy that is not in REMAT_POLICIES.
+    """
+    saved = {
+        "none": None,
+        "full": jax.checkpoint_policies.nothing_saveable,
+        "attention": jax.checkpoint_policies.save_only_these_names("attended"),
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    }
+    if policy not in saved:
+        raise ValueError(f"remat policy {policy!r} is unknown; use one of {REMAT_POLICIES}")
+    return block if policy == "none" else nn.remat(block, policy=saved[policy], prevent_cse=False)
 
 
 def named(init: Initializer, *axes: str | None) -> Initializer:
@@ -70,7 +96,10 @@ def scaled(scale: float) -> Initializer:
 def sinusoid(positions: Num[Array, "*T"], width: int) -> Float[Array, "*T width"]:
     """Sinusoidal features, cosine half first (Wan's timestep embedding)."""
     half = width // 2
-    bank = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    # At a timestep of 1000 the last bit of a frequency shows in the cosine. Public
+    # models have the exponent rounded to float32; XLA's exp would add its own error.
+    exponent = np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    bank = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angles = positions.astype(jnp.float32)[..., None] * bank
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -141,6 +170,7 @@ class HeadProjection(nn.Module):
     heads: int
     head_dim: int
     norm: bool = False
+    eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -156,7 +186,9 @@ class HeadProjection(nn.Module):
         )(x)
         if not self.norm:
             return y
-        return RMSNorm(axes=("heads", "head_dim"), param_dtype=self.param_dtype, name="norm")(y)
+        return RMSNorm(
+            axes=("heads", "head_dim"), eps=self.eps, param_dtype=self.param_dtype, name="norm"
+        )(y)
 
 
 class MultiHeadAttention(nn.Module):
@@ -170,14 +202,15 @@ class MultiHeadAttention(nn.Module):
     head_dim: int
     width: int
     out_scale: float = 1.0
-    implementation: str = "xla"
+    eps: float = 1e-6
+    implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        self.query = HeadProjection(self.heads, self.head_dim, norm=True, **dtypes)
-        self.key = HeadProjection(self.heads, self.head_dim, norm=True, **dtypes)
+        self.query = HeadProjection(self.heads, self.head_dim, norm=True, eps=self.eps, **dtypes)
+        self.key = HeadProjection(self.heads, self.head_dim, norm=True, eps=self.eps, **dtypes)
         self.value = HeadProjection(self.heads, self.head_dim, **dtypes)
         self.out = nn.DenseGeneral(
             self.width,
@@ -202,6 +235,13 @@ class MultiHeadAttention(nn.Module):
             key = rotate(key, angles)
         return self.read(x, key, value, angles=angles, segments=segments, mask=mask)
 
+    def project_query(
+        self, x: Float[Array, "B T D"], angles: Float[Array, "B T P"] | None = None
+    ) -> Float[Array, "B T N H"]:
+        """Queries, turned by `angles`."""
+        query = self.query(x)
+        return query if angles is None else rotate(query, angles)
+
     def read(
         self,
         x: Float[Array, "B T D"],
@@ -213,14 +253,9 @@ class MultiHeadAttention(nn.Module):
         mask: Bool[Array, "B 1 T S"] | None = None,
     ) -> Float[Array, "B T width"]:
         """Attends from `x` to keys and values that were projected before."""
-        query = self.query(x)
-        if angles is not None:
-            query = rotate(query, angles)
-        return self.out(
-            attend(
-                query, key, value, segments=segments, mask=mask, implementation=self.implementation
-            )
-        )
+        query = self.project_query(x, angles)
+        options = dict(segments=segments, mask=mask, implementation=self.implementation)
+        return self.out(attend(query, key, value, **options))
 
 
 class FeedForward(nn.Module):

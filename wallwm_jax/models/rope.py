@@ -13,15 +13,18 @@ enters, and adding a camera adds a row.
 Letters: F latent frames, h w token grid, V views, P channel pairs, T tokens.
 """
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt32
 
 THETA = 10000.0
 
 
-def frequencies(pairs: int, theta: float = THETA) -> Float[Array, "P"]:
-    """Geometric bank theta^(-i/P) for i in 0..P-1, in radians per position."""
-    return theta ** (-jnp.arange(pairs, dtype=jnp.float32) / max(pairs, 1))
+def turns(pairs: int, theta: float = THETA) -> UInt32[np.ndarray, "P"]:
+    """Geometric bank theta^(-i/P), i in 0..P-1, radians per position, in 2^-32 turns."""
+    radians = theta ** (-np.arange(pairs, dtype=np.float64) / max(pairs, 1))
+    return np.round(radians / (2 * np.pi) * 2**32).astype(np.uint32)
 
 
 def grid_pairs(pairs: int) -> tuple[int, int, int]:
@@ -36,9 +39,17 @@ def camera_pairs(pairs: int) -> tuple[int, int, int, int]:
     return *grid_pairs(pairs - view), view
 
 
-def axis_angles(positions: Num[Array, "*T"], pairs: int) -> Float[Array, "*T P"]:
-    """Angles of one axis: position times each frequency of its bank."""
-    return positions.astype(jnp.float32)[..., None] * frequencies(pairs)
+def axis_angles(positions: Int[Array, "*T"], pairs: int) -> Float[Array, "*T P"]:
+    """Angles of one axis, in [-pi, pi): position times each frequency of its bank.
+
+    The product is taken in turns, in 32-bit fixed point: an integer overflows
+    exactly where a turn is complete, so a position of a thousand is as accurate
+    as one of ten (a float32 product would lose a digit for each), and any
+    integer is a position, negative ones too.
+    """
+    whole = jax.lax.bitcast_convert_type(positions.astype(jnp.int32), jnp.uint32)
+    product = jax.lax.bitcast_convert_type(whole[..., None] * turns(pairs), jnp.int32)
+    return product.astype(jnp.float32) * (2 * np.pi / 2**32)
 
 
 def grid_angles(

@@ -3,85 +3,41 @@
     x = patchify(z_t)                                   (pt, ph, pw) patches
     for each block:
         x += gate1 * SelfAttn(mod1(LN(x)))              3-D RoPE over (f, h, w)
-        x += CrossAttn(LN(x), text)
+        x += CrossAttn(LN(x), text [, picture])
         x += gate2 * FFN(mod2(LN(x)))
     v = unpatchify(mod_out(LN(x)))
 
 `mod(y) = y * (1 + scale) + shift`; shift, scale and gate are the sum of one
-shared projection of the time embedding and a per-block table (adaLN).
+shared projection of the time embedding and a per-block table (adaLN). The time
+path and all norms run in float32 whatever the compute dtype, as in Wan.
+
+`WanDiT` is Wan itself: one view, one caption, no packing. `video_tower` puts
+the same three parts (embedding, block, head) to work on several views.
 
 Letters: B batch, V views riding along (1 in Wan itself), F latent frames,
-h w token grid, S = h*w tokens of a frame, D width, L text tokens. The time
-embedding has one row per token, frame or sample: [B, F|1, S|1, D].
+h w token grid, S = h*w tokens of a frame, D width, L text tokens, I picture
+tokens. The time embedding has one row per token, frame or sample:
+[B, F|1, S|1, D].
 """
 
-import dataclasses
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Num
 
+from wallwm_jax.models.attention import attend
 from wallwm_jax.models.layers import (
     FeedForward,
+    HeadProjection,
     MultiHeadAttention,
-    TowerConfig,
     dense,
     layer_norm,
     named,
+    rematerialised,
     sinusoid,
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WanConfig(TowerConfig):
-    """Sizes of a Wan DiT; the named sizes are in `WAN_SIZES`.
-
-    Attributes:
-      gate_bias: added to the residual gates' table at initialisation. 0 is
-        Wan's own; 1 lets a tower that is trained from scratch learn from the
-        first step (a small budget, no inherited weights).
-    """
-
-    in_channels: int
-    out_channels: int
-    text_width: int
-    patch: tuple[int, int, int] = (1, 2, 2)
-    gate_bias: float = 0.0
-
-
-WAN_SIZES: dict[str, dict[str, int]] = {
-    "tiny": dict(
-        width=96, heads=4, layers=4, ffn=384, in_channels=16, out_channels=16, text_width=64
-    ),
-    "wan2.1-t2v-1.3b": dict(
-        width=1536, heads=12, layers=30, ffn=8960, in_channels=16, out_channels=16, text_width=4096
-    ),
-    "wan2.1-t2v-14b": dict(
-        width=5120, heads=40, layers=40, ffn=13824, in_channels=16, out_channels=16, text_width=4096
-    ),
-    "wan2.2-ti2v-5b": dict(
-        width=3072, heads=24, layers=30, ffn=14336, in_channels=48, out_channels=48, text_width=4096
-    ),
-}
-"""Published sizes (method section 2), and the one that trains on two CPU cores."""
-
-REMAT_POLICIES = ("none", "full", "dots")
-
-
-def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """Wraps a block so that its activations are recomputed in the backward pass.
-
-    Raises:
-      ValueError: for a policy that is not in REMAT_POLICIES.
-    """
-    if policy not in REMAT_POLICIES:
-        raise ValueError(f"remat policy {policy!r} is unknown; use one of {REMAT_POLICIES}")
-    if policy == "none":
-        return block
-    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
-    return nn.remat(block, policy=saved, prevent_cse=False)
+from wallwm_jax.models.rope import grid_angles
+from wallwm_jax.models.wan_config import WanConfig
 
 
 def table_init(gates: tuple[int, ...], bias: float) -> nn.initializers.Initializer:
@@ -95,10 +51,48 @@ def table_init(gates: tuple[int, ...], bias: float) -> nn.initializers.Initializ
 
 
 def modulate(
-    x: Float[Array, "B V F S D"], shift: Float[Array, "B 1 f s D"], scale: Float[Array, "B 1 f s D"]
+    x: Float[Array, "B V F S D"],
+    shift: Float[Array, "B 1 f s D"],
+    scale: Float[Array, "B 1 f s D"],
+    eps: float = 1e-6,
 ) -> Float[Array, "B V F S D"]:
     """adaLN: normalise without parameters, then scale and shift by the time."""
-    return (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
+    return (layer_norm(x.astype(jnp.float32), eps) * (1 + scale) + shift).astype(x.dtype)
+
+
+def residual(
+    x: Float[Array, "B V F S D"], gate: Float[Array, "B 1 f s D"], y: Float[Array, "B V F S D"]
+) -> Float[Array, "B V F S D"]:
+    """x + gate * y, the product in float32."""
+    return (x + gate * y).astype(x.dtype)
+
+
+class PictureEmbedding(nn.Module):
+    """Features of a conditioning picture brought to the tower's width (Wan2.1 I2V)."""
+
+    config: WanConfig
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "B I Di"]) -> Float[Array, "B I D"]:
+        c = self.config
+        norm = lambda name, axis: nn.LayerNorm(  # noqa: E731
+            epsilon=1e-5,
+            name=name,
+            scale_init=named(nn.initializers.ones_init(), axis),
+            bias_init=named(nn.initializers.zeros_init(), axis),
+        )
+        if c.image_positions is not None:
+            table = self.param(
+                "positions",
+                named(nn.initializers.zeros_init(), None, "frequency"),
+                (c.image_positions, c.image_width),
+                jnp.dtype(c.param_dtype),
+            )
+            features = features + table
+        x = norm("norm_in", "frequency")(features).astype(c.dtype)
+        x = nn.gelu(dense(c.image_width, ("frequency", "embed"), name="up", **c.dtypes)(x), False)
+        x = dense(c.width, ("embed", "embed_out"), name="down", **c.dtypes)(x)
+        return norm("norm_out", "embed")(x).astype(c.dtype)
 
 
 class WanEmbedding(nn.Module):
@@ -110,14 +104,16 @@ class WanEmbedding(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.patches = dense(c.width, ("patch", "embed"), **c.dtypes)
-        self.time_in = dense(c.width, ("frequency", "embed"), **c.dtypes)
-        self.time_out = dense(c.width, ("embed", "embed_out"), **c.dtypes)
-        self.time_modulation = dense(6 * c.width, ("embed", "modulation"), **c.dtypes)
+        self.time_in = dense(c.width, ("frequency", "embed"))
+        self.time_out = dense(c.width, ("embed", "embed_out"))
+        self.time_modulation = dense(6 * c.width, ("embed", "modulation"))
         self.text_in = dense(c.width, ("text", "embed"), **c.dtypes)
         self.text_out = dense(c.width, ("embed", "embed_out"), **c.dtypes)
+        if c.image_width is not None:
+            self.picture = PictureEmbedding(c)
         if self.duration:
             # Zero-initialised: inherited weights give the same numbers with it.
-            self.duration_in = dense(c.width, ("frequency", "embed"), scale=0.0, **c.dtypes)
+            self.duration_in = dense(c.width, ("frequency", "embed"), scale=0.0)
 
     def latents(self, z: Float[Array, "B V F H W C"]) -> Float[Array, "B V f S D"]:
         """Patchifies; inside a patch the order is (C, pt, ph, pw), as in Wan's convolution."""
@@ -137,12 +133,9 @@ class WanEmbedding(nn.Module):
           duration: length of the event in control steps. Where it enters is
             open in the sources; here it joins the time embedding.
         """
-        c = self.config
-        hidden = self.time_in(sinusoid(timestep, c.frequency_width).astype(c.dtype))
+        hidden = self.time_in(sinusoid(timestep, self.config.frequency_width))
         if self.duration and duration is not None:
-            hidden = hidden + self.duration_in(
-                sinusoid(duration, c.frequency_width).astype(c.dtype)
-            )
+            hidden = hidden + self.duration_in(sinusoid(duration, self.config.frequency_width))
         embedding = self.time_out(nn.silu(hidden))
         modulation = self.time_modulation(nn.silu(embedding))
         return embedding, rearrange(modulation, "b f s (six d) -> b f s six d", six=6)
@@ -150,6 +143,43 @@ class WanEmbedding(nn.Module):
     def text(self, features: Float[Array, "B L Dt"]) -> Float[Array, "B L D"]:
         """Projects the text encoder's features."""
         return self.text_out(nn.gelu(self.text_in(features), approximate=True))
+
+
+class TextAttention(MultiHeadAttention):
+    """Cross-attention to the text and, with `picture`, to a picture's tokens.
+
+    The two have keys and values of their own and are read by the same queries;
+    what is read is summed before the output projection.
+    """
+
+    picture: bool = False
+
+    def setup(self) -> None:
+        super().setup()
+        if self.picture:
+            sizes = (self.heads, self.head_dim)
+            dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+            self.picture_key = HeadProjection(*sizes, norm=True, eps=self.eps, **dtypes)
+            self.picture_value = HeadProjection(*sizes, **dtypes)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        text: Float[Array, "B L D"],
+        *,
+        segments: tuple[Int[Array, "B T"], Int[Array, "B L"]] | None = None,
+        picture: Float[Array, "B I D"] | None = None,
+    ) -> Float[Array, "B T width"]:
+        """Attends from `x` to the text and the picture."""
+        if not self.picture:
+            return super().__call__(x, text, segments=segments)
+        query = self.project_query(x)
+        kind = dict(implementation=self.implementation)
+        y = attend(query, self.key(text), self.value(text), segments=segments, **kind)
+        if picture is not None:
+            keys, values = self.picture_key(picture), self.picture_value(picture)
+            y = y + attend(query, keys, values, **kind)
+        return self.out(y)
 
 
 class WanBlock(nn.Module):
@@ -163,24 +193,37 @@ class WanBlock(nn.Module):
             heads=c.heads,
             head_dim=c.head_dim,
             width=c.width,
+            eps=c.eps,
             implementation=c.attention,
             **c.dtypes,
         )
         self.table = self.param(
-            "table",
-            named(table_init((2, 5), c.gate_bias), None, "embed"),
-            (6, c.width),
-            jnp.dtype(c.param_dtype),
+            "table", named(table_init((2, 5), c.gate_bias), None, "embed"), (6, c.width)
         )
         self.self_attention = MultiHeadAttention(**attention)
-        self.text_norm = nn.LayerNorm(
-            epsilon=1e-6,
-            dtype=jnp.float32,
-            scale_init=named(nn.initializers.ones_init(), "embed"),
-            bias_init=named(nn.initializers.zeros_init(), "embed"),
-        )
-        self.text_attention = MultiHeadAttention(**attention)
+        if c.text_norm:
+            self.text_norm = nn.LayerNorm(
+                epsilon=c.eps,
+                dtype=jnp.float32,
+                scale_init=named(nn.initializers.ones_init(), "embed"),
+                bias_init=named(nn.initializers.zeros_init(), "embed"),
+            )
+        self.text_attention = TextAttention(picture=c.image_width is not None, **attention)
         self.ffn = FeedForward(c.ffn, c.width, **c.dtypes)
+
+    def __call__(
+        self,
+        x: Float[Array, "B V F S D"],
+        time: Float[Array, "B f s 6 D"],
+        text: Float[Array, "B L D"],
+        angles: Float[Array, "B F S P"],
+        picture: Float[Array, "B I D"] | None = None,
+    ) -> tuple[Float[Array, "B V F S D"], None]:
+        """The whole block, as Wan runs it: one event, nothing grafted."""
+        modulation = self.modulation(time)
+        x = self.self_attend(x, modulation, angles)
+        x = self.read_text(x, text, picture=picture)
+        return self.feed_forward(x, modulation), None
 
     def modulation(self, time: Float[Array, "B f s 6 D"]) -> list[Float[Array, "B 1 f s D"]]:
         """shift, scale, gate of the self-attention, then of the FFN."""
@@ -192,30 +235,41 @@ class WanBlock(nn.Module):
         x: Float[Array, "B V F S D"],
         modulation: list[Array],
         angles: Float[Array, "B F S P"],
-        segment: Int[Array, "B F"],
+        segment: Int[Array, "B F"] | None = None,
     ) -> Float[Array, "B V F S D"]:
-        """Attention inside each view: views ride the batch axis."""
+        """Attention inside each view: views ride the batch axis.
+
+        `segment` keeps packed events apart; None: all frames are one event.
+        """
         shift, scale, gate = modulation[:3]
         views, frames, tokens = x.shape[1:4]
-        y = rearrange(modulate(x, shift, scale), "b v f s d -> (b v) (f s) d")
+        y = rearrange(modulate(x, shift, scale, self.config.eps), "b v f s d -> (b v) (f s) d")
         turn = jnp.repeat(rearrange(angles, "b f s p -> b (f s) p"), views, axis=0)
-        ids = jnp.repeat(jnp.repeat(segment, tokens, axis=1), views, axis=0)
-        y = self.self_attention(y, y, angles=turn, segments=(ids, ids))
-        return x + gate.astype(x.dtype) * rearrange(
-            y, "(b v) (f s) d -> b v f s d", v=views, f=frames
-        )
+        segments = None
+        if segment is not None:
+            ids = jnp.repeat(jnp.repeat(segment, tokens, axis=1), views, axis=0)
+            segments = (ids, ids)
+        y = self.self_attention(y, y, angles=turn, segments=segments)
+        return residual(x, gate, rearrange(y, "(b v) (f s) d -> b v f s d", v=views, f=frames))
 
     def read_text(
         self,
         x: Float[Array, "B V F S D"],
         text: Float[Array, "B L D"],
-        segments: tuple[Int[Array, "B F"], Int[Array, "B L"]],
+        segments: tuple[Int[Array, "B F"], Int[Array, "B L"]] | None = None,
+        picture: Float[Array, "B I D"] | None = None,
     ) -> Float[Array, "B V F S D"]:
-        """Cross-attention: every token reads the caption of its own event."""
+        """Cross-attention: every token reads the caption of its own event.
+
+        `segments` are those of frames and text; None: one caption for all.
+        """
         views, frames, tokens = x.shape[1:4]
-        y = rearrange(self.text_norm(x).astype(x.dtype), "b v f s d -> b (v f s) d")
-        ids = jnp.tile(jnp.repeat(segments[0], tokens, axis=1), (1, views))
-        y = self.text_attention(y, text, segments=(ids, segments[1]))
+        y = self.text_norm(x).astype(x.dtype) if self.config.text_norm else x
+        y = rearrange(y, "b v f s d -> b (v f s) d")
+        if segments is not None:
+            ids = jnp.tile(jnp.repeat(segments[0], tokens, axis=1), (1, views))
+            segments = (ids, segments[1])
+        y = self.text_attention(y, text, segments=segments, picture=picture)
         return x + rearrange(y, "b (v f s) d -> b v f s d", v=views, f=frames)
 
     def feed_forward(
@@ -223,7 +277,7 @@ class WanBlock(nn.Module):
     ) -> Float[Array, "B V F S D"]:
         """The FFN, token by token."""
         shift, scale, gate = modulation[3:]
-        return x + gate.astype(x.dtype) * self.ffn(modulate(x, shift, scale))
+        return residual(x, gate, self.ffn(modulate(x, shift, scale, self.config.eps)))
 
 
 class WanHead(nn.Module):
@@ -239,16 +293,11 @@ class WanHead(nn.Module):
         grid: tuple[int, int],
     ) -> Float[Array, "B V F H W C"]:
         c = self.config
-        table = self.param(
-            "table",
-            named(table_init((), 0.0), None, "embed"),
-            (2, c.width),
-            jnp.dtype(c.param_dtype),
-        )
+        table = self.param("table", named(table_init((), 0.0), None, "embed"), (2, c.width))
         shift, scale = embedding[:, None] + table[0], embedding[:, None] + table[1]
         pt, ph, pw = c.patch
         y = dense(c.out_channels * pt * ph * pw, ("embed", "patch"), name="out", **c.dtypes)(
-            modulate(x, shift, scale)
+            modulate(x, shift, scale, c.eps)
         )
         return rearrange(
             y,
@@ -259,3 +308,75 @@ class WanHead(nn.Module):
             ph=ph,
             pw=pw,
         )
+
+
+class WanDiT(nn.Module):
+    """Wan itself: the velocity of one video latent, given its noise level and a caption."""
+
+    config: WanConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.embedding = WanEmbedding(c)
+        stack = nn.scan(
+            rematerialised(WanBlock, c.remat),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.layers,
+            unroll=c.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        self.blocks = stack(c)
+        self.head = WanHead(c)
+
+    def __call__(
+        self,
+        latents: Float[ArrayLike, "B F H W C"],
+        timestep: Num[ArrayLike, "B *tokens"],
+        text: Float[ArrayLike, "B L Dt"],
+        picture: Float[ArrayLike, "B I Di"] | None = None,
+    ) -> Float[Array, "B F H W Co"]:
+        """One forward.
+
+        Args:
+          latents: noisy latents, normalised; for image-to-video models the mask
+            and the observed latents follow on the channel axis.
+          timestep: sigma * 1000, one per sample [B] or per token [B, f*h*w]
+            (tokens in (f h w) order; Wan2.2-TI2V gives clean frames 0).
+          text: features of the caption, zeros where it is padded: Wan reads all
+            of its 512 positions.
+          picture: features of the conditioning picture, for models with
+            `image_width`.
+
+        Raises:
+          ValueError: latents that are not whole patches, a wrong number of
+            timesteps, or a picture the model cannot read or misses.
+        """
+        c = self.config
+        latents, timestep, text = map(jnp.asarray, (latents, timestep, text))
+        frames, height, width = latents.shape[1:4]
+        f, h, w = (size // p for size, p in zip((frames, height, width), c.patch, strict=True))
+        if (f * c.patch[0], h * c.patch[1], w * c.patch[2]) != (frames, height, width):
+            raise ValueError(
+                f"latents of {frames}x{height}x{width} are not whole patches of {c.patch}; pad or crop them"
+            )
+        if (picture is None) != (c.image_width is None):
+            raise ValueError(
+                f"picture is {'missing' if picture is None else 'given'} but the model's image_width is "
+                f"{c.image_width}; pass picture features exactly when it is set"
+            )
+        if timestep.ndim == 2 and timestep.shape[1] != f * h * w:
+            raise ValueError(
+                f"timestep has {timestep.shape[1]} entries per sample, the latents {f * h * w} tokens; "
+                "give one per token or one per sample"
+            )
+        rows = (f, h * w) if timestep.ndim == 2 else (1, 1)
+        embedding, time = self.embedding.time(timestep.reshape(-1, *rows))
+        x = self.embedding.latents(latents[:, None].astype(c.dtype))
+        place = jnp.broadcast_to(jnp.arange(f), (latents.shape[0], f))
+        if picture is not None:
+            picture = self.embedding.picture(jnp.asarray(picture))
+        text = self.embedding.text(text.astype(c.dtype))
+        x, _ = self.blocks(x, time, text, grid_angles(place, (h, w), c.head_dim // 2), picture)
+        return self.head(x, embedding, (h, w))[:, 0]
