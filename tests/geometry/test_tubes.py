@@ -98,3 +98,34 @@ def test_frames_of_other_events_do_not_restrict_the_window():
 def test_sizes_beyond_the_grid_are_refused():
     with pytest.raises(ValueError, match=r"sizes=\(2, 5\): needs 1 <= l_min <= l_max <= 4"):
         many(random_masks(0, 0.1), np.ones(3, bool), sizes=(2, 5))
+
+
+def test_events_of_a_packed_sequence_get_tubes_of_their_own():
+    """Each event's tube lies on its own frames; padding and empty slots get none."""
+    mask = jnp.ones((6, TOKENS, TOKENS), bool)
+    segment = jnp.array([1, 1, 2, 2, 2, 0])
+    draw = jax.jit(
+        lambda key: tubes.packed_tubes(
+            key, mask, segment, 4, views=VIEWS, grid=GRID, sizes=(1, 2), hide_probability=0.5
+        )
+    )
+    windows, hides = set(), []
+    for seed in range(20):
+        noise, hidden = map(np.asarray, draw(jax.random.key(seed)))
+        assert not noise[:, 5].any()
+        pair = []
+        for frames in ([0, 1], [2, 3, 4]):
+            inside = noise[:, frames]
+            assert inside.any() and (inside == inside[:, :1]).all()
+            held = hidden[:, frames]
+            assert (held == inside).all() or not held.any()
+            hides.append(bool(held.any()))
+            pair.append(inside[:, 0].tobytes())
+        windows.add(tuple(pair))
+    assert sum(one != two for one, two in windows) > 10  # drawn apart
+    assert 5 < sum(hides) < 35
+
+
+def test_tokens_to_cells_by_literals():
+    tokens = jnp.array([[True, False], [False, True]])
+    np.testing.assert_array_equal(tubes.to_cells(tokens, (1, 2)), [[1, 1, 0, 0], [0, 0, 1, 1]])

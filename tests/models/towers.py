@@ -8,11 +8,11 @@ import numpy as np
 
 from wallwm_jax.input.batch import Batch, BatchDims
 from wallwm_jax.models.action_tower import ActionConfig
+from wallwm_jax.models.conditioning import frame_sigma, input_channels, observe
 from wallwm_jax.models.denoiser import Denoiser
-from wallwm_jax.models.imagination import frame_sigma
 from wallwm_jax.models.umt5 import UMT5Config
 from wallwm_jax.models.video_tower import VideoConfig
-from wallwm_jax.models.wan_dit import WanConfig
+from wallwm_jax.models.wan_config import WanConfig
 
 DIMS = BatchDims(
     sequences=2,
@@ -28,14 +28,15 @@ DIMS = BatchDims(
 )
 
 
-def small_denoiser(**action) -> Denoiser:
+def small_denoiser(video: dict | None = None, **action) -> Denoiser:
     """Unequal widths, an odd grid, head dimensions that no axis split divides evenly."""
+    video = dict(views=3) | (video or {})
     wan = WanConfig(
         width=40,
         heads=2,
         layers=3,
         ffn=64,
-        in_channels=5,
+        in_channels=input_channels(video.get("conditioning", "clean"), 5),
         out_channels=5,
         text_width=12,
         gate_bias=0.5,
@@ -54,9 +55,28 @@ def small_denoiser(**action) -> Denoiser:
     )
     return Denoiser(
         text_config=UMT5Config(vocabulary=64, width=12, heads=2, head_dim=6, layers=2, ffn=16),
-        video_config=VideoConfig(wan=wan, views=3),
+        video_config=VideoConfig(wan=wan, **video),
         action_config=ActionConfig(**(sizes | action)),
     )
+
+
+def wan_of(video: dict) -> dict:
+    """The parameters of the inherited tower inside a video tower's."""
+    embedding = {k: v for k, v in video["embedding"].items() if k != "duration_in"}
+    return {"embedding": embedding, "blocks": video["blocks"]["wan"], "head": video["head"]}
+
+
+def products(jaxpr, shape: tuple[int, ...]) -> int:
+    """How often a program multiplies by a matrix of this shape, turns of its scans counted."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            total += equation.invars[1].aval.shape == shape
+        inner = [getattr(x, "jaxpr", x) for x in jax.tree.leaves(list(equation.params.values()))]
+        inside = sum(products(x, shape) for x in inner if hasattr(x, "eqns"))
+        assert not (inside and equation.primitive.name in ("while", "cond")), "cannot be counted"
+        total += inside * equation.params.get("length", 1)
+    return total
 
 
 def shaken(params, seed: int = 1):
@@ -96,12 +116,13 @@ def slots_of(batch: Batch) -> list[tuple[int, int]]:
 def run_towers(denoiser: Denoiser, params, batch: Batch, levels=None):
     """Both towers at one noise level per event; (video, actions, features) as numpy."""
     levels = 0.1 + 0.7 * (batch.event_length % 5) / 5 if levels is None else levels
-    sigma = frame_sigma(batch, levels)
+    sigma = frame_sigma(batch, levels, denoiser.conditioning)
 
     @jax.jit
     def run(params, batch):
         text = denoiser.encode_text(params, batch)
-        video, features = denoiser.video_velocity(params, batch.latents, sigma, batch, text)
+        given = observe(batch.latents, batch)
+        video, features = denoiser.video_velocity(params, batch.latents, sigma, batch, text, given)
         cache = denoiser.feature_cache(
             params, features, batch, denoiser.token_grid(batch.latents.shape)
         )

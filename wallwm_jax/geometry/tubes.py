@@ -10,13 +10,13 @@ with M the sight-cone mask: what no other view can see is not asked for. When
 cameras move, a window has to be inside U on every frame of the event.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Key, UInt32
+from jaxtyping import Array, Bool, Int, Key, UInt32
 
 Rng = Key[Array, ""] | UInt32[Array, "2"]
 
@@ -108,3 +108,35 @@ def sample_tube(
     chosen = (jnp.arange(views) == view)[:, None, None, None]
     noise = chosen & frames[:, None, None] & window & wanted
     return Tube(noise, noise & hide)
+
+
+def packed_tubes(
+    rng: Rng,
+    mask: Bool[Array, "f n n"],
+    segment: Int[Array, "f"],
+    events: int,
+    **draw: Any,
+) -> Tube:
+    """The tubes of all events of one packed sequence, drawn apart; vmap over sequences.
+
+    Args:
+      rng: one key.
+      mask: multi-view mask per latent frame, (v h w) order.
+      segment: event 1..events of each latent frame, 0 in padding.
+      events: event slots of the sequence.
+      draw: the other arguments of `sample_tube`.
+    """
+
+    def one(key, slot):
+        return sample_tube(key, mask, segment == slot + 1, **draw)
+
+    tubes = jax.vmap(one)(jax.random.split(rng, events), jnp.arange(events))
+    # Events share no frame, so their tubes lie side by side.
+    return Tube(jnp.any(tubes.noise, axis=0), jnp.any(tubes.hidden, axis=0))
+
+
+def to_cells(
+    tokens: Bool[Array, "*batch h w"], patch: tuple[int, int]
+) -> Bool[Array, "*batch H W"]:
+    """A mask of tokens as a mask of the latent cells in their (ph, pw) patches."""
+    return jnp.repeat(jnp.repeat(tokens, patch[0], axis=-2), patch[1], axis=-1)

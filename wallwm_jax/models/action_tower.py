@@ -33,11 +33,12 @@ from wallwm_jax.models.layers import (
     dense,
     layer_norm,
     named,
+    rematerialised,
     sinusoid,
     spread,
 )
 from wallwm_jax.models.rope import axis_angles
-from wallwm_jax.models.wan_dit import rematerialised, table_init
+from wallwm_jax.models.wan_dit import table_init
 
 Cache = tuple[Float[Array, "N B T n H"], Float[Array, "N B T n H"]]
 """Keys and values of the video features, per action layer."""
@@ -51,7 +52,9 @@ class ActionConfig(TowerConfig):
       layers: as many as the video tower has.
       depth_map: pi(i), the video block that action layer i reads; None is i.
       steps_per_latent: Kp, action steps per latent frame.
-      max_latent_frames: rows of E_tau (index 0 is the observation).
+      max_latent_frames: rows 0..N of E_tau (0 is the observation).
+      history_frames: M, further rows -M..-1 for the frames before it in an
+        observation-centred window; 0 in event mode.
       max_chunks: rows of E_abs, the sliding chunk index of unified mode.
     """
 
@@ -61,8 +64,23 @@ class ActionConfig(TowerConfig):
     state_dim: int
     steps_per_latent: int
     max_latent_frames: int
+    history_frames: int = 0
     max_chunks: int = 1
     depth_map: tuple[int, ...] | None = None
+
+
+def modulate(
+    x: Float[Array, "B A D"], shift: Float[Array, "B A D"], scale: Float[Array, "B A D"], eps: float
+) -> Float[Array, "B A D"]:
+    """adaLN, one shift and scale per action step."""
+    return (layer_norm(x.astype(jnp.float32), eps) * (1 + scale) + shift).astype(x.dtype)
+
+
+def residual(
+    x: Float[Array, "B A D"], gate: Float[Array, "B A D"], y: Float[Array, "B A D"]
+) -> Float[Array, "B A D"]:
+    """x + gate * y, the product in float32."""
+    return (x + gate * y).astype(x.dtype)
 
 
 class GatedFFN(nn.Module):
@@ -88,8 +106,8 @@ class VideoReader(nn.Module):
         self, carry: None, features: Float[Array, "B T Dv"], positions: Float[Array, "B T Dv"]
     ) -> tuple[None, tuple[Float[Array, "B T n H"], Float[Array, "B T n H"]]]:
         c = self.config
-        h = layer_norm(features).astype(c.dtype) + positions
-        key = HeadProjection(c.heads, c.head_dim, norm=True, name="key", **c.dtypes)(h)
+        h = layer_norm(features, c.eps).astype(c.dtype) + positions
+        key = HeadProjection(c.heads, c.head_dim, norm=True, eps=c.eps, name="key", **c.dtypes)(h)
         value = HeadProjection(c.heads, c.head_dim, name="value", **c.dtypes)(h)
         return carry, (key, value)
 
@@ -111,34 +129,31 @@ class ActionBlock(nn.Module):
     ) -> tuple[Float[Array, "B A D"], None]:
         c = self.config
         x = nn.with_logical_constraint(x, ("batch", "actions", "embed_act"))
-        table = self.param(
-            "table",
-            named(table_init((2, 5), 1.0), None, "embed"),
-            (6, c.width),
-            jnp.dtype(c.param_dtype),
-        )
+        table = self.param("table", named(table_init((2, 5), 1.0), None, "embed"), (6, c.width))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(time + table, -2, 0)
         attention = dict(
             heads=c.heads,
             head_dim=c.head_dim,
             width=c.width,
             out_scale=0.1,
+            eps=c.eps,
             implementation=c.attention,
             **c.dtypes,
         )
         own, slots, video = segments
-        y = layer_norm(x) * (1 + scale1) + shift1
-        x = x + gate1 * MultiHeadAttention(name="self_attention", **attention)(
+        y = modulate(x, shift1, scale1, c.eps)
+        y = MultiHeadAttention(name="self_attention", **attention)(
             y, y, angles=angles, segments=(own, own)
         )
+        x = residual(x, gate1, y)
         x = x + MultiHeadAttention(name="state_attention", **attention)(
-            layer_norm(x), state, segments=(own, slots)
+            layer_norm(x, c.eps), state, segments=(own, slots)
         )
         x = x + MultiHeadAttention(name="video_attention", **attention).read(
-            layer_norm(x), *cache, segments=(own, video)
+            layer_norm(x, c.eps), *cache, segments=(own, video)
         )
-        y = layer_norm(x) * (1 + scale2) + shift2
-        return x + gate2 * GatedFFN(c, name="ffn")(y), None
+        y = GatedFFN(c, name="ffn")(modulate(x, shift2, scale2, c.eps))
+        return residual(x, gate2, y), None
 
 
 class ActionTower(nn.Module):
@@ -152,7 +167,10 @@ class ActionTower(nn.Module):
         table = lambda name, rows, width: self.param(  # noqa: E731
             name, named(small, None, "embed"), (rows, width), jnp.dtype(c.param_dtype)
         )
-        self.tau_video = table("tau_video", c.max_latent_frames, c.video_width)
+        rows = c.history_frames + c.max_latent_frames
+        self.tau_video = table("tau_video", rows, c.video_width)
+        # Actions come after the observation, so tau > 0. The state's own E_tau(0)
+        # is a constant added to one kind of token: the bias of `state_out`.
         self.tau_action = table("tau_action", c.max_latent_frames, c.width)
         self.chunk_video = table("chunk_video", c.max_chunks, c.video_width)
         self.view_place = table("view_place", c.views, c.video_width)
@@ -160,10 +178,11 @@ class ActionTower(nn.Module):
         self.action_in = dense(c.width, ("action", "embed"), **c.dtypes)
         self.state_in = dense(c.width, ("state", "embed"), **c.dtypes)
         self.state_out = dense(c.width, ("embed", "embed_out"), **c.dtypes)
-        self.time_in = dense(c.width, ("frequency", "embed"), **c.dtypes)
-        self.duration_in = dense(c.width, ("frequency", "embed"), **c.dtypes)
-        self.time_out = dense(c.width, ("embed", "embed_out"), **c.dtypes)
-        self.time_modulation = dense(8 * c.width, ("embed", "modulation"), 0.1, **c.dtypes)
+        # The time path runs in float32 whatever the compute dtype, as in Wan.
+        self.time_in = dense(c.width, ("frequency", "embed"))
+        self.duration_in = dense(c.width, ("frequency", "embed"))
+        self.time_out = dense(c.width, ("embed", "embed_out"))
+        self.time_modulation = dense(8 * c.width, ("embed", "modulation"), 0.1)
         scanned = dict(
             variable_axes={"params": 0},
             split_rngs={"params": True},
@@ -188,8 +207,11 @@ class ActionTower(nn.Module):
 
         Args:
           features: the video tower's blocks, in order.
-          frame_index: tau of each latent frame within its event.
-          chunk_index: sliding chunk index t_abs; None is 0 (event mode).
+          frame_index: tau of each latent frame: 0..N in its event, -M..N around
+            the anchor of an observation-centred window. Frames further off
+            share the outermost row.
+          chunk_index: sliding chunk index t_abs; None is 0 (event mode). Chunks
+            beyond the table share its last row.
           grid: (h, w) with h*w = S; None means a square grid.
         """
         c = self.config
@@ -197,12 +219,15 @@ class ActionTower(nn.Module):
             features = features[jnp.asarray(c.depth_map)]
         _, batch, views, frames, tokens, _ = features.shape
         chunk = jnp.zeros_like(frame_index) if chunk_index is None else chunk_index
-        when = self.tau_video[frame_index] + self.chunk_video[chunk]
+        # An index outside a table would wrap around to the other end.
+        tau = jnp.clip(frame_index + c.history_frames, 0, self.tau_video.shape[0] - 1)
+        chunk = jnp.clip(chunk, 0, c.max_chunks - 1)
+        when = self.tau_video[tau] + self.chunk_video[chunk]
         where = self.view_place[:views, None] + self._patch_features(tokens, grid)
         positions = when[:, None, :, None] + where[None, :, None]
         positions = rearrange(positions, "b v f s d -> b (v f s) d")
         h = rearrange(features, "n b v f s d -> n b (v f s) d")
-        return self.readers(None, h, positions)[1]
+        return self.readers(None, h, positions.astype(c.dtype))[1]
 
     def _patch_features(self, tokens: int, grid: tuple[int, int] | None) -> Float[Array, "S Dv"]:
         h, w = grid or (round(tokens**0.5),) * 2
@@ -237,10 +262,8 @@ class ActionTower(nn.Module):
         c = self.config
         tau = jnp.minimum(action_index // c.steps_per_latent + 1, c.max_latent_frames - 1)
         x = self.action_in(actions.astype(c.dtype)) + self.tau_action[tau].astype(c.dtype)
-        hidden = self.time_in(sinusoid(timestep, c.frequency_width).astype(c.dtype))
-        hidden = hidden + self.duration_in(
-            sinusoid(10 * duration, c.frequency_width).astype(c.dtype)
-        )
+        hidden = self.time_in(sinusoid(timestep, c.frequency_width))
+        hidden = hidden + self.duration_in(sinusoid(10 * duration, c.frequency_width))
         modulation = self.time_modulation(nn.silu(self.time_out(nn.silu(hidden))))
         modulation = rearrange(modulation, "b a (k d) -> b a k d", k=8)
         tokens = self.state_out(nn.silu(self.state_in(state.astype(c.dtype))))
@@ -258,7 +281,7 @@ class ActionTower(nn.Module):
             (action_segment, slots, video),
         )
         shift, scale = modulation[:, :, 6], modulation[:, :, 7]
-        return self.out(layer_norm(x) * (1 + scale) + shift)
+        return self.out(modulate(x, shift, scale, c.eps))
 
 
 def durations(event_length: Int[Array, "B E"], segment: Int[Array, "B T"]) -> Float[Array, "B T"]:

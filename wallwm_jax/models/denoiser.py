@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from wallwm_jax.models.action_tower import ActionConfig, ActionTower, Cache, durations
+from wallwm_jax.models.conditioning import Given, tower_input
 from wallwm_jax.models.umt5 import UMT5Config, UMT5Encoder
 from wallwm_jax.models.video_tower import VideoConfig, VideoTower, graft_views
 from wallwm_jax.types import PackedEvents, Params
@@ -69,6 +70,11 @@ class Denoiser:
         """The action tower."""
         return ActionTower(self.action_config)
 
+    @property
+    def conditioning(self) -> str:
+        """How the observation reaches the video tower, one of `conditioning.FORMS`."""
+        return self.video_config.conditioning
+
     def token_grid(self, latents_shape: tuple[int, ...]) -> tuple[int, int]:
         """(h, w) tokens of one latent frame of one view; latents are [B, V, F, H, W, C]."""
         _, ph, pw = self.video_config.wan.patch
@@ -89,7 +95,7 @@ class Denoiser:
         frames, actions = packed.frame_segment, packed.action_segment
         video = self.video.init(
             keys[1],
-            latents,
+            jnp.zeros((*latents.shape[:-1], self.video_config.wan.in_channels)),
             jnp.zeros((*frames.shape, 1)),
             features,
             packed.text_mask,
@@ -128,20 +134,28 @@ class Denoiser:
     def video_velocity(
         self,
         params: Params,
-        latents: Float[Array, "B V F H W C"],
+        z: Float[Array, "B V F H W C"],
         sigma: Float[Array, "B F"],
         packed: PackedEvents,
         text: Float[Array, "B E L Dt"],
+        given: Given,
         co_visible: Bool[Array, "B F VS VS"] | None = None,
     ) -> tuple[Float[Array, "B V F H W C"], Float[Array, "N B V F S D"]]:
         """Velocity of the video and the features of every block.
 
-        Observed frames come clean in `latents` with sigma 0 (the conditioning
-        form of Wan2.2-TI2V-5B).
+        The one door to the video tower: whichever form it was made for, the
+        observation is laid into or beside the noisy latents here.
+
+        Args:
+          z: noisy latents.
+          sigma: level of each frame, see `conditioning.frame_sigma`.
+          given: what is observed, see `conditioning.observe`.
+          co_visible: sight-cone mask, training only.
         """
+        c = self.video_config
         velocity, out = self.video.apply(
             {"params": params["video"]},
-            latents,
+            tower_input(z, given, c.conditioning, c.blank_latent),
             TIMESTEP_SCALE * sigma[..., None],
             text,
             packed.text_mask,
@@ -158,10 +172,20 @@ class Denoiser:
         features: Float[Array, "N B V F S D"],
         packed: PackedEvents,
         grid: tuple[int, int],
+        chunk_index: Int[Array, "B F"] | None = None,
     ) -> Cache:
-        """Keys and values the action tower reads, per layer, computed once."""
+        """Keys and values the action tower reads, per layer, computed once.
+
+        `chunk_index` is t_abs of each frame, the sliding chunk of an
+        observation-centred window; None is 0 (event mode).
+        """
         return self.action.apply(
-            {"params": params["action"]}, features, packed.frame_index, grid=grid, method="project"
+            {"params": params["action"]},
+            features,
+            packed.frame_index,
+            chunk_index,
+            grid,
+            method="project",
         )
 
     def action_velocity(

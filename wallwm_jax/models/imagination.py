@@ -1,30 +1,20 @@
-"""Running the denoiser along the flow: which frames, at which level, to where.
+"""Running the video tower along the flow, from noise to a level.
 
 Shared by training (the action tower's own sketches) and rollout, so that both
-mean the same thing by "observed", "future" and "denoised to s*".
+mean the same thing by "denoised to s*".
 
 Letters: B sequences, V views, F latent frames, h w grid, C channels, E events.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from wallwm_jax.flow.samplers import euler
 from wallwm_jax.flow.schedule import sigmas
+from wallwm_jax.models.conditioning import noised_frames, observe
 from wallwm_jax.models.denoiser import Denoiser
-from wallwm_jax.models.layers import spread
 from wallwm_jax.types import PackedEvents, Params
-
-
-def future_frames(packed: PackedEvents) -> Bool[Array, "B F"]:
-    """Latent frames that are imagined: real, and not the observed key frame."""
-    return (packed.frame_segment > 0) & (packed.frame_index > 0)
-
-
-def frame_sigma(packed: PackedEvents, per_event: Float[Array, "B E"]) -> Float[Array, "B F"]:
-    """Each event's noise level on its future frames, 0 on the observed one."""
-    return jnp.where(future_frames(packed), spread(per_event, packed.frame_segment), 0.0)
 
 
 def dream(
@@ -39,20 +29,27 @@ def dream(
     shift: float,
     end: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, "B V F h w C"]:
-    """Video latents from noise down to level `end`, observed frames kept clean.
+    """Video latents from noise down to level `end`.
+
+    Frames that carry no noise (`noised_frames`: the observed ones, in the
+    "clean" form) stay as they are.
 
     Args:
       latents: only the observed frames are read.
-      steps: Euler steps.
+      steps: Euler steps; 0 leaves the noise as it is, whatever `end`.
       shift: timestep shift of the schedule.
       end: the level to stop at; s* leaves the half-dry sketch.
     """
-    future = future_frames(packed)
-    keep = ~future[:, None]
+    noised = noised_frames(packed, denoiser.conditioning)
+    keep = ~noised[:, None]
     noise = jax.random.normal(key, latents.shape)
     start = jnp.where(keep[..., None, None, None], latents, noise)
+    if steps == 0:
+        return start
+    given = observe(latents, packed)
 
     def velocity(z: Array, sigma: Array) -> Array:
-        return denoiser.video_velocity(params, z, jnp.where(future, sigma, 0.0), packed, text)[0]
+        level = jnp.where(noised, sigma, 0.0)
+        return denoiser.video_velocity(params, z, level, packed, text, given)[0]
 
     return euler(velocity, start, sigmas(steps, end=end, shift=shift), frozen=keep).z

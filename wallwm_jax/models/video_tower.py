@@ -15,25 +15,36 @@ N layers, E event slots, L text tokens per event.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Float, Int
 
-from wallwm_jax.models.layers import MultiHeadAttention, named
+from wallwm_jax.errors import UserError
+from wallwm_jax.models.conditioning import input_channels
+from wallwm_jax.models.layers import MultiHeadAttention, named, rematerialised
 from wallwm_jax.models.rope import axis_angles, camera_angles, camera_pairs, grid_angles
+from wallwm_jax.models.wan_config import WanConfig
 from wallwm_jax.models.wan_dit import (
     WanBlock,
-    WanConfig,
     WanEmbedding,
     WanHead,
     modulate,
-    rematerialised,
+    residual,
     table_init,
 )
 from wallwm_jax.types import Params
+
+TEXT_PADDING = ("masked", "zeros")
+"""What becomes of a caption's padded positions."""
+
+
+class GraftError(UserError):
+    """Weights that do not fit the tower they are put into."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +55,44 @@ class VideoConfig:
       wan: the inherited DiT.
       views: number of cameras (rows of the view table).
       duration: whether the event's length joins the time embedding.
+      conditioning: form of channel y, one of `conditioning.FORMS`.
+      blank_latent: with "channels", per latent channel what the observation
+        channels hold on frames to come; () is zeros. Public I2V weights saw
+        the latents of grey frames there.
+      text_padding: "masked" reads a caption's own tokens only; "zeros" reads
+        all positions with zero features in the padding, as public Wan weights
+        were trained to.
     """
 
     wan: WanConfig
     views: int
     duration: bool = True
+    conditioning: str = "clean"
+    blank_latent: tuple[float, ...] = ()
+    text_padding: str = "masked"
+
+    def __post_init__(self) -> None:
+        channels = self.wan.out_channels
+        needed = input_channels(self.conditioning, channels)
+        if self.wan.in_channels != needed:
+            raise ValueError(
+                f"conditioning {self.conditioning!r} on latents of {channels} channels takes {needed} "
+                f"input channels but wan.in_channels is {self.wan.in_channels}; set it to {needed}"
+            )
+        if len(self.blank_latent) not in (0, channels):
+            raise ValueError(
+                f"blank_latent has {len(self.blank_latent)} numbers; give one per latent channel "
+                f"({channels}) or none"
+            )
+        if self.text_padding not in TEXT_PADDING:
+            raise ValueError(
+                f"text_padding {self.text_padding!r} is unknown; use one of {TEXT_PADDING}"
+            )
+        if self.wan.image_width is not None:
+            raise ValueError(
+                "the video tower reads no picture features (wan.image_width); its observation comes "
+                "through channel y: use a Wan2.2 size or image_width=None"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -76,15 +120,10 @@ class ViewAttention(nn.Module):
         self, x: Float[Array, "B V F S D"], inputs: BlockInputs
     ) -> Float[Array, "B V F S D"]:
         c = self.config
-        table = self.param(
-            "table",
-            named(table_init((2,), 1.0), None, "embed"),
-            (3, c.width),
-            jnp.dtype(c.param_dtype),
-        )
+        table = self.param("table", named(table_init((2,), 1.0), None, "embed"), (3, c.width))
         shift, scale, gate = jnp.moveaxis(inputs.view_time + table, -2, 0)[:, :, None]
         views, frames = x.shape[1], x.shape[2]
-        y = rearrange(modulate(x, shift, scale), "b v f s d -> (b f) (v s) d")
+        y = rearrange(modulate(x, shift, scale, c.eps), "b v f s d -> (b f) (v s) d")
         mask = None
         if inputs.co_visible is not None:
             mask = rearrange(inputs.co_visible, "b f q k -> (b f) 1 q k")
@@ -93,12 +132,13 @@ class ViewAttention(nn.Module):
             head_dim=c.head_dim,
             width=c.width,
             out_scale=0.0,
+            eps=c.eps,
             implementation=c.attention,
             name="attention",
             **c.dtypes,
         )(y, y, angles=rearrange(inputs.view_angles, "b f t p -> (b f) t p"), mask=mask)
         y = rearrange(y, "(b f) (v s) d -> b v f s d", f=frames, v=views)
-        return x + gate.astype(x.dtype) * y
+        return residual(x, gate, y)
 
 
 class VideoBlock(nn.Module):
@@ -133,7 +173,6 @@ class VideoTower(nn.Module):
             3 * c.width,
             kernel_init=named(nn.initializers.zeros_init(), "embed", "modulation"),
             bias_init=named(nn.initializers.zeros_init(), "modulation"),
-            **c.dtypes,
         )
         self.view_table = self.param(
             "view_table",
@@ -174,11 +213,11 @@ class VideoTower(nn.Module):
         """One forward over packed events.
 
         Args:
-          latents: noisy latents; observed frames clean, with timestep 0.
+          latents: what `conditioning.tower_input` makes of the noisy latents.
           timestep: sigma * 1000, one per token, frame ([B, F, 1]) or sample.
           text, text_mask: encoded caption of each event slot.
           frame_segment, frame_index: which event a latent frame belongs to,
-            and its place in it (0 = the observed key frame).
+            and its place in it: 0 the observed key frame, negative the history.
           duration: the event's length in control steps, like `timestep`.
           co_visible: sight-cone mask, training only; None allows every pair.
 
@@ -189,6 +228,8 @@ class VideoTower(nn.Module):
         c = self.config.wan
         batch, views, _, height, width, _ = latents.shape
         grid = (height // c.patch[1], width // c.patch[2])
+        if self.config.text_padding == "zeros":
+            text, text_mask = jnp.where(text_mask[..., None], text, 0), jnp.ones_like(text_mask)
         embedding, time = self.embedding.time(timestep, duration)
         inputs = BlockInputs(
             time=time,
@@ -233,3 +274,53 @@ def graft_views(params: Params) -> Params:
     copied = {name: source[name] for name in ("query", "key", "value")} | {"out": target["out"]}
     view = dict(blocks["view"], attention=copied)
     return dict(params, blocks=dict(blocks, view=view))
+
+
+def graft(wan: Params, video: Params) -> Params:
+    """Puts the weights of a Wan tower under a video tower's grafts.
+
+    Args:
+      wan: parameters of `WanDiT`, {"embedding", "blocks", "head"}.
+      video: parameters of a `VideoTower` of the same sizes, fresh; boxes with
+        logical axis names stay.
+
+    Returns:
+      `video` with everything inherited replaced (in `video`'s dtype) and the
+      cross-view attention started from it (`graft_views`); what Wan lacks
+      (view table, view and duration modulation, W_view) is left as it was.
+
+    Raises:
+      GraftError: a missing or surplus leaf, or another shape; all are listed.
+    """
+    source = {
+        ("blocks", "wan", *path[1:]) if path[0] == "blocks" else path: leaf
+        for path, leaf in flatten_dict(nn.meta.unbox(wan)).items()
+    }
+    target = flatten_dict(video)
+    inherited = {path for path in target if not _added(path)}
+    wrong = [f"{'/'.join(path)} is missing" for path in sorted(inherited - source.keys())]
+    wrong += [f"{'/'.join(path)} has no place" for path in sorted(source.keys() - inherited)]
+    for path in sorted(inherited & source.keys()):
+        have, want = source[path].shape, nn.meta.unbox(target[path]).shape
+        if have != want:
+            wrong.append(f"{'/'.join(path)} is {have}, the tower takes {want}")
+    if wrong:
+        raise GraftError(f"weights do not fit the video tower: {'; '.join(wrong)}; match its sizes")
+    placed = {path: _filled(target[path], source[path]) for path in inherited}
+    return graft_views(unflatten_dict(target | placed))
+
+
+def _added(path: tuple[str, ...]) -> bool:
+    """Whether a leaf of the video tower is ours and not Wan's."""
+    return (
+        path[0] in ("view_table", "view_modulation")
+        or path[:2] == ("blocks", "view")
+        or path[:2] == ("embedding", "duration_in")
+    )
+
+
+def _filled(target: Any, value: Array) -> Any:
+    """`value` in the dtype and, if there is one, the box of `target`."""
+    if isinstance(target, nn.meta.AxisMetadata):
+        return target.replace_boxed(value.astype(target.unbox().dtype))
+    return value.astype(target.dtype)

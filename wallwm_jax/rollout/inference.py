@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, Key
 from wallwm_jax.flow.corrupt import corrupt, to_velocity
 from wallwm_jax.flow.samplers import euler
 from wallwm_jax.flow.schedule import s_star_sigma, sigmas
+from wallwm_jax.models.conditioning import noised_frames, observe, observed_frames
 from wallwm_jax.models.denoiser import Denoiser
-from wallwm_jax.models.imagination import dream, future_frames
+from wallwm_jax.models.imagination import dream
 from wallwm_jax.models.layers import spread
 from wallwm_jax.types import Params
 
@@ -31,6 +32,8 @@ class InferenceConfig:
 
     Attributes:
       video_steps: Euler steps from noise to s*; 1 to 45 (open in the sources).
+        0 leaves the anchored forward as the only one: it reads pure noise, for
+        towers trained with s_star = 0.
       action_steps: Euler steps of the action schedule.
       shift, action_shift: timestep shifts, as in training.
       s_star, s_star_steps: the anchor, counted from noise.
@@ -47,7 +50,9 @@ class InferenceConfig:
 
     @property
     def end(self) -> Float[Array, ""]:
-        """The anchor's noise level."""
+        """The anchor's noise level; without a video step that of pure noise."""
+        if self.video_steps == 0:
+            return jnp.ones(())
         return s_star_sigma(self.s_star, self.s_star_steps, self.shift)
 
 
@@ -56,7 +61,8 @@ class Imagined(NamedTuple):
 
     Attributes:
       actions: normalised trajectory, [B, A, Da].
-      sketch: video latents at s*, [B, V, F, h, w, C], observed frames clean.
+      sketch: video latents at s*, [B, V, F, h, w, C]; observed frames are clean
+        where the tower takes them in place.
     """
 
     actions: Float[Array, "B A Da"]
@@ -72,9 +78,13 @@ def act(
     sketch: Array,
     key: Key[Array, ""],
 ) -> Float[Array, "B A Da"]:
-    """Actions from video latents at s*: one video forward, then the action schedule."""
-    sigma = jnp.where(future_frames(batch), config.end, 0.0)
-    _, features = denoiser.video_velocity(params, sketch, sigma, batch, text)
+    """Actions from video latents at s*: one video forward, then the action schedule.
+
+    Of `batch.latents` only the observed frames are read.
+    """
+    sigma = jnp.where(noised_frames(batch, denoiser.conditioning), config.end, 0.0)
+    given = observe(batch.latents, batch)
+    _, features = denoiser.video_velocity(params, sketch, sigma, batch, text, given)
     cache = denoiser.feature_cache(params, features, batch, denoiser.token_grid(sketch.shape))
     real = spread(batch.action_mask, batch.action_segment) & (batch.action_segment > 0)[..., None]
 
@@ -120,7 +130,7 @@ def act_on_truth(
 ) -> Imagined:
     """As `imagine`, but the sketch is ground truth noised to s* (a diagnostic)."""
     video_key, action_key = jax.random.split(key)
-    sigma = jnp.where(future_frames(batch), config.end, 0.0)
+    sigma = jnp.where(noised_frames(batch, denoiser.conditioning), config.end, 0.0)
     sketch = corrupt(
         batch.latents, jax.random.normal(video_key, batch.latents.shape), sigma[:, None]
     )
@@ -137,6 +147,11 @@ def dream_clean(
     batch,
     key: Key[Array, ""],
 ) -> Float[Array, "B V F h w C"]:
-    """The whole imagined video, denoised to the end (for pictures and video metrics)."""
+    """The whole imagined video, denoised to the end (for pictures and video metrics).
+
+    Observed frames are shown as they were observed, in every form of conditioning.
+    """
     text = denoiser.encode_text(params, batch)
-    return dream(denoiser, params, batch.latents, batch, text, key, steps=steps, shift=config.shift)
+    z = dream(denoiser, params, batch.latents, batch, text, key, steps=steps, shift=config.shift)
+    seen = observed_frames(batch)[:, None, :, None, None, None]
+    return jnp.where(seen, batch.latents, z)

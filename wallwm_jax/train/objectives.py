@@ -1,7 +1,8 @@
 """The losses of the stages, as pure functions of (parameters, batch, key).
 
-    video    z_t = (1 - sigma) z_0 + sigma eps      per event, key frames clean
-             L_V = mean || v^(z_t) - (eps - z_0) ||^2   over future, visible tokens
+    video    z_t = (1 - sigma) z_0 + sigma eps      sigma per event, 1 inside a tube
+             L_V = mean || v^(z_t, y) - (eps - z_0) ||^2   over visible tokens of frames
+                   that carry noise, lambda_mask times as much inside a tube
     action   features of ONE video forward at s*, shared by K action noise levels
              L_A = (1/K) sum_k || a^(a_k) - target ||^2  (+ w_DCT L_DCT)
     joint    t_A = t_V, both towers end to end (symmetric 1-to-1, U-Scratch)
@@ -16,14 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from wallwm_jax.flow.corrupt import convert, corrupt, target
-from wallwm_jax.flow.losses import dct_loss, flow_loss, reduce_mean
+from wallwm_jax.flow.corrupt import convert, corrupt, expand, levels, target
+from wallwm_jax.flow.losses import dct_loss, flow_loss, reduce_mean, tube_weight
 from wallwm_jax.flow.schedule import s_star_sigma, sample_s_star, sample_sigma
 from wallwm_jax.geometry.cameras import Cameras
 from wallwm_jax.geometry.sight_cone import multi_view_mask
+from wallwm_jax.geometry.tubes import Tube, packed_tubes, to_cells
 from wallwm_jax.input.batch import Batch
+from wallwm_jax.models.conditioning import frame_sigma, noised_frames, observe
 from wallwm_jax.models.denoiser import Denoiser
-from wallwm_jax.models.imagination import dream, frame_sigma, future_frames
+from wallwm_jax.models.imagination import dream
 from wallwm_jax.models.layers import spread
 from wallwm_jax.types import Params
 
@@ -41,6 +44,10 @@ class ObjectiveConfig:
         The mask is a training device; below 1 the tower also sees the
         unmasked attention it will run with.
       cone_scale, cone_depth: l and (d_min, d_max) in metres of the sight cone.
+      p_tube, p_tube_cond: probability that an event has a tube, and that the
+        tube then is masked in the conditioning too. 0 is the main recipe.
+      tube_sizes: (l_min, l_max) of its window, tokens.
+      lambda_mask: weight of the loss inside it.
       image_size: pixels, to place the tokens' rays.
       s_star, s_star_steps, s_star_window: anchor of the action tower's view.
       action_draws: K.
@@ -58,6 +65,10 @@ class ObjectiveConfig:
     sight_cone: float = 1.0
     cone_scale: float = 1.5
     cone_depth: tuple[float, float] = (0.05, 3.0)
+    p_tube: float = 0.0
+    p_tube_cond: float = 0.0
+    tube_sizes: tuple[int, int] = (2, 4)
+    lambda_mask: float = 1.0
     s_star: float = 45.0
     s_star_steps: int = 50
     s_star_window: float = 1.0
@@ -73,19 +84,53 @@ def leading(per_frame: Array) -> Array:
     return per_frame[:, None]
 
 
-def sight_cones(
-    config: ObjectiveConfig, batch: Batch, grid: tuple[int, int], key: Array
+def cross_view_mask(
+    config: ObjectiveConfig, batch: Batch, grid: tuple[int, int]
 ) -> Bool[Array, "B F VS VS"]:
-    """The cross-view mask of every latent frame, all True when the die says so."""
+    """M, who sees whose place, on every latent frame."""
     cameras = Cameras(
         intrinsics=batch.intrinsics,
         extrinsics=batch.extrinsics,
         width=config.image_size,
         height=config.image_size,
     )
-    mask = multi_view_mask(cameras, grid, config.cone_depth, config.cone_scale)
+    return multi_view_mask(cameras, grid, config.cone_depth, config.cone_scale)
+
+
+def sight_cones(
+    config: ObjectiveConfig, mask: Bool[Array, "B F VS VS"], key: Array
+) -> Bool[Array, "B F VS VS"]:
+    """What view attention is allowed: M, or everything when the die says so."""
     use = jax.random.bernoulli(key, config.sight_cone, (mask.shape[0], 1, 1, 1))
     return mask | ~use
+
+
+def sample_tubes(
+    denoiser: Denoiser,
+    config: ObjectiveConfig,
+    batch: Batch,
+    mask: Bool[Array, "B F VS VS"],
+    key: Array,
+) -> Tube:
+    """One tube per event at most, as masks of latent cells, bool[B, V, F, h, w]."""
+    sequences, views = batch.latents.shape[:2]
+    patch = denoiser.video_config.wan.patch[1:]
+
+    def one(key: Array, mask: Array, segment: Array) -> Tube:
+        return packed_tubes(
+            key,
+            mask,
+            segment,
+            batch.event_length.shape[1],
+            views=views,
+            grid=denoiser.token_grid(batch.latents.shape),
+            sizes=config.tube_sizes,
+            probability=config.p_tube,
+            hide_probability=config.p_tube_cond,
+        )
+
+    tubes = jax.vmap(one)(jax.random.split(key, sequences), mask, batch.frame_segment)
+    return Tube(*(to_cells(tokens, patch) for tokens in tubes))
 
 
 def video_loss(
@@ -112,7 +157,8 @@ def action_loss(
         window=config.s_star_window,
         shift=config.shift,
     )
-    sigma = frame_sigma(batch, per_event)
+    form = denoiser.conditioning
+    sigma = frame_sigma(batch, per_event, form)
     z = corrupt(batch.latents, jax.random.normal(keys[1], batch.latents.shape), leading(sigma))
     text = denoiser.encode_text(params, batch)
     if config.own_sketch > 0:
@@ -130,8 +176,9 @@ def action_loss(
             end=end,
         )
         z = jnp.where(own[:, None, :, None, None, None], dreamt, z)
-        sigma = jnp.where(own & future_frames(batch), end, sigma)
-    _, features = denoiser.video_velocity(params, z, sigma, batch, text)
+        sigma = jnp.where(own & noised_frames(batch, form), end, sigma)
+    given = observe(batch.latents, batch)
+    _, features = denoiser.video_velocity(params, z, sigma, batch, text, given)
     features = jax.lax.stop_gradient(features)
     levels = sample_sigma(
         keys[4], (config.action_draws, *batch.event_length.shape), config.action_shift
@@ -156,23 +203,35 @@ def joint_loss(
 def _video_forward(
     denoiser: Denoiser, config: ObjectiveConfig, params: Params, batch: Batch, key: Array
 ) -> tuple[Float[Array, ""], Float[Array, "N B V F S D"], Float[Array, "B E"]]:
-    """(L_V, features of the blocks, noise level of each event) of one noised batch."""
+    """(L_V, features of the blocks, noise level of each event) of one noised batch.
+
+    A tube replaces the input only: the tower is told the level of the tube's
+    frame, as the paper changes nothing else, and a level of its own would
+    announce the hole instead of leaving it to be found from the other views.
+    """
     keys = jax.random.split(key, 3)
+    form = denoiser.conditioning
     per_event = sample_sigma(keys[0], batch.event_length.shape, config.shift)
-    sigma = frame_sigma(batch, per_event)
+    sigma = frame_sigma(batch, per_event, form)
     eps = jax.random.normal(keys[1], batch.latents.shape)
-    z = corrupt(batch.latents, eps, leading(sigma))
-    cones = None
+    cones, level, hidden, weight = None, leading(sigma), None, 1.0
+    if config.sight_cone > 0 or config.p_tube > 0:
+        mask = cross_view_mask(config, batch, denoiser.token_grid(batch.latents.shape))
     if config.sight_cone > 0:
-        cones = sight_cones(config, batch, denoiser.token_grid(batch.latents.shape), keys[2])
+        cones = sight_cones(config, mask, keys[2])
+    if config.p_tube > 0:
+        tube = sample_tubes(denoiser, config, batch, mask, jax.random.fold_in(key, 11))
+        level = levels(expand(level, tube.noise), noise=tube.noise)
+        hidden, weight = tube.hidden, tube_weight(tube.noise, config.lambda_mask)
+    z = corrupt(batch.latents, eps, level)
+    given = observe(batch.latents, batch, hidden)
     text = denoiser.encode_text(params, batch)
-    velocity, features = denoiser.video_velocity(params, z, sigma, batch, text, cones)
-    return _video_error(batch, velocity, eps), features, per_event
-
-
-def _video_error(batch: Batch, velocity: Array, eps: Array) -> Float[Array, ""]:
-    count = batch.visible & leading(future_frames(batch))[..., None, None]
-    return reduce_mean(flow_loss(velocity, target(batch.latents, eps), count))
+    velocity, features = denoiser.video_velocity(params, z, sigma, batch, text, given, cones)
+    # Observed frames standing clean in place are not predicted, not even where a
+    # tube hides them: no sampler ever reads a velocity there.
+    count = batch.visible & leading(noised_frames(batch, form))[..., None, None]
+    loss = flow_loss(velocity, target(batch.latents, eps), count, weight=weight)
+    return reduce_mean(loss), features, per_event
 
 
 def _action_error(
