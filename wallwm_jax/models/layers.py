@@ -9,6 +9,7 @@ table. Normalisation runs in float32 whatever the compute dtype.
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -81,9 +82,21 @@ def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
     return block if policy == "none" else nn.remat(block, policy=saved[policy], prevent_cse=False)
 
 
+class Named(nn.LogicallyPartitioned):
+    """A parameter and its logical axis names, for `parallel` to place.
+
+    Flax would also constrain it to that place wherever it is read, already
+    while `DenseGeneral` still holds its kernel flat; that fails under a mesh.
+    """
+
+    def unbox(self, apply_constraint: bool = False) -> Any:
+        """The bare parameter."""
+        return self.value
+
+
 def named(init: Initializer, *axes: str | None) -> Initializer:
     """An initialiser whose parameter remembers its logical axis names."""
-    return nn.with_logical_partitioning(init, axes)
+    return lambda *args: Named(init(*args), axes)
 
 
 def scaled(scale: float) -> Initializer:
@@ -254,8 +267,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Array, "B T width"]:
         """Attends from `x` to keys and values that were projected before."""
         query = self.project_query(x, angles)
-        options = dict(segments=segments, mask=mask, implementation=self.implementation)
-        return self.out(attend(query, key, value, **options))
+        options = dict(implementation=self.implementation, site="/".join(self.path))
+        return self.out(attend(query, key, value, segments=segments, mask=mask, **options))
 
 
 class FeedForward(nn.Module):

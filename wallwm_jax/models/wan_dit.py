@@ -174,7 +174,7 @@ class TextAttention(MultiHeadAttention):
         if not self.picture:
             return super().__call__(x, text, segments=segments)
         query = self.project_query(x)
-        kind = dict(implementation=self.implementation)
+        kind = dict(implementation=self.implementation, site="/".join(self.path))
         y = attend(query, self.key(text), self.value(text), segments=segments, **kind)
         if picture is not None:
             keys, values = self.picture_key(picture), self.picture_value(picture)

@@ -77,7 +77,7 @@ def make_mesh(sizes: dict[str, int], devices: list[jax.Device] | None = None) ->
 @contextlib.contextmanager
 def activate(mesh: Mesh) -> Iterator[None]:
     """Makes `mesh` and RULES the ones that logical constraints refer to."""
-    with mesh, nn.logical_axis_rules(RULES):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 
