@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wallwm_jax.models.patch_codec import PatchCodec, copy_last_latents, fit_patch_codec
+from wallwm_jax.models.codec import Codec, copy_last_latents
+from wallwm_jax.models.patch_codec import PatchCodec, fit_patch_codec
 
 
 def moving_squares(count: int, frames: int = 9, size: int = 16) -> list[np.ndarray]:
@@ -73,7 +74,7 @@ def test_copying_is_the_code_of_a_still_clip(clips):
     codec, run, params = codec_of(clips, 8)
     key = run(clips[2][None, :1], "encode")
     shown = np.repeat(run(key, "decode"), 9, axis=1)
-    copied = copy_last_latents(codec, params, jnp.asarray(key), 3)
+    copied = copy_last_latents(Codec(codec), params, jnp.asarray(key), 3)
     np.testing.assert_allclose(copied, run(shown, "encode"), atol=1e-4)
 
 

@@ -41,7 +41,7 @@ def relative_error():
         theirs = np.asarray(theirs.detach() if hasattr(theirs, "detach") else theirs, np.float64)
         assert ours.shape == theirs.shape
         assert np.isfinite(theirs).all() and np.abs(theirs).max() > 0
-        return np.abs(ours - theirs).max() / np.abs(theirs).max()
+        return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
     return measure
 
