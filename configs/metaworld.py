@@ -37,6 +37,9 @@ def get_config() -> ConfigDict:
             processes=2,
         )
     )
+    # Folders of weights to start from (README, "Bring your own Wan"); "" is none. A slot's own section
+    # then says size="inherited" and keeps only how it runs; config.codec is not read at all.
+    config.pretrained = ConfigDict(dict(video="", text="", codec=""))
     config.codec = ConfigDict(dict(channels=16, patch=8, clips=400, power=0.5))
 
     # Packing: events side by side in sequences of `frames` latent frames.
@@ -47,7 +50,7 @@ def get_config() -> ConfigDict:
             actions=0,  # capacity in action steps; 0 measures the best one
             events=6,
             max_latent_frames=5,  # 1 + N of the longest event: 32 control steps
-            text_length=12,
+            text_length=12,  # 512 for public Wan weights
             track="action",  # caption track that conditions the towers
             window=512,
             workers=0,
@@ -55,9 +58,14 @@ def get_config() -> ConfigDict:
     )
     config.caption_drop = ConfigDict(dict(rho_min=0.1, rho_max=0.9, length_min=129.0, length_max=220.0))
 
-    config.text = ConfigDict(dict(size="tiny", vocabulary=256, residual_scale=0.1))
+    config.text = ConfigDict(dict(size="tiny", vocabulary=256, residual_scale=0.1, dtype="float32"))
     config.video = ConfigDict(
-        dict(size="tiny", gate_bias=1.0, duration=True, remat="none", unroll=4, attention="xla", dtype="float32")
+        dict(
+            size="tiny", gate_bias=1.0, duration=True, remat="none", unroll=4, attention="xla", dtype="float32",
+            param_dtype="float32",
+            conditioning="clean",  # "channels" (with in_channels=36) lays the observation beside the noisy latents
+            text_padding="masked",  # "zeros" for public Wan weights; inherited towers bring both
+        )
     )
     config.action = ConfigDict(dict(width=96, heads=4, ffn=256, remat="none", unroll=4, attention="xla", dtype="float32"))
 
@@ -68,6 +76,10 @@ def get_config() -> ConfigDict:
             sight_cone=0.5,
             cone_scale=1.5,
             cone_depth=(0.05, 3.0),
+            p_tube=0.0,
+            p_tube_cond=0.0,
+            tube_sizes=(1, 2),
+            lambda_mask=1.0,
             s_star=45.0,
             s_star_steps=50,
             s_star_window=2.0,

@@ -36,6 +36,7 @@ def policy_of(config: ConfigDict, sequences: int) -> EventPolicy:
         Path(config.workdir) / "action" / "checkpoints",
         inference_config(config),
         sequences=sequences,
+        pretrained=config.pretrained.to_dict(),
     )
 
 

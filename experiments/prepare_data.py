@@ -19,6 +19,7 @@ from wallwm_jax.events import runner
 from wallwm_jax.sim import gl
 from wallwm_jax.train import build
 from wallwm_jax.train.encode import Encoded, encode_dataset
+from wallwm_jax.train.pretrained import Sources, open_sources
 from wallwm_jax.train.stages import stage_named
 
 
@@ -43,8 +44,8 @@ def record_events(config: ConfigDict, segmentation: str) -> None:
     )
 
 
-def encode(config: ConfigDict, segmentation: str) -> Encoded:
-    """Fits codec, statistics and vocabulary, and caches latents."""
+def encode(config: ConfigDict, segmentation: str, sources: Sources) -> Encoded:
+    """Fits codec (unless it is inherited), statistics and vocabulary, and caches latents."""
     bars: dict[str, tqdm] = {}
 
     def progress(split: str, done: int, total: int) -> None:
@@ -57,7 +58,7 @@ def encode(config: ConfigDict, segmentation: str) -> Encoded:
     return encode_dataset(
         build.dataset_folder(config, segmentation),
         build.encoded_folder(config, segmentation),
-        build.build_codec(config),
+        sources.get("codec") or build.build_codec(config),
         clips=config.codec.clips,
         power=config.codec.power,
         seed=config.seed,
@@ -69,11 +70,20 @@ def main(config: ConfigDict) -> None:
     """Both steps, for the segmentation that config.stage trains on."""
     make_folder(Path(config.workdir), "--config.workdir")
     segmentation = stage_named(config.stage).segmentation
+    sources = open_sources(config)
     if not config.data.folder:
         record_events(config, segmentation)
-    encoded = encode(config, segmentation)
+    encoded = encode(config, segmentation, sources)
     sizes = {split: len(latents) for split, latents in encoded.latents.items()}
-    print(f"events {sizes}, vocabulary {len(encoded.tokeniser)}, in {encoded.folder}")
+    codec = sources.get("codec")
+    made_by = (
+        f"the codec in {codec.look.folder} (config.codec is not used)"
+        if codec
+        else "a fitted codec"
+    )
+    print(
+        f"events {sizes}, vocabulary {len(encoded.tokeniser)}, encoded by {made_by}, in {encoded.folder}"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from wallwm_jax.events.store import EventStore
 from wallwm_jax.input.batch import Batch
 from wallwm_jax.input.latents import LatentStore
 from wallwm_jax.input.loader import single_event_batches
-from wallwm_jax.models.patch_codec import copy_last_latents
+from wallwm_jax.models.codec import copy_last_latents
 from wallwm_jax.rollout.inference import act_on_truth, dream_clean, imagine
 from wallwm_jax.rollout.policy import EventPolicy
 
@@ -172,12 +172,7 @@ def video_report(
     )
     counts = {"latent": 0, "pixel": 0}
     clips: list[np.ndarray] = []
-    codec = {"params": policy.params["codec"]}
-    decode = jax.jit(lambda z: policy.codec.apply(codec, z, method="decode"))
-    copy = jax.jit(
-        lambda key, frames: copy_last_latents(policy.codec, policy.params["codec"], key, frames),
-        static_argnums=1,
-    )
+    codec = policy.params["codec"]
     for number, batch in enumerate(batches(policy, split)):
         dreamt = np.asarray(
             dream_clean(
@@ -195,10 +190,10 @@ def video_report(
             frames = int((np.asarray(batch.frame_segment[row]) > 0).sum())
             # Decoded at full capacity, so that one program serves every length.
             real, guess = np.asarray(batch.latents[row]), dreamt[row]
-            copied = np.asarray(copy(jnp.asarray(real[:, :1]), real.shape[1]))
+            copied = np.asarray(copy_last_latents(policy.codec, codec, real[:, :1], real.shape[1]))
             pixels = _pixels(split, int(event))
             shown = {
-                name: np.asarray(decode(z))[:, : pixels.shape[1]]
+                name: np.asarray(policy.codec.decode(codec, z))[:, : pixels.shape[1]]
                 for name, z in (("", guess), ("_copy", copied))
             }
             detail = pixels[:, :1] - shown[""][:, :1]

@@ -20,14 +20,14 @@ from wallwm_jax.input.latents import LatentStore
 from wallwm_jax.input.normalise import InputStatistics
 from wallwm_jax.input.plans import EpochPlans
 from wallwm_jax.input.source import ItemMaker, PackedSource
-from wallwm_jax.input.tokenise import WordTokeniser
+from wallwm_jax.input.tokenise import Tokeniser
 
 
 def make_loader(
     latents: LatentStore,
     *,
     statistics: InputStatistics,
-    tokeniser: WordTokeniser,
+    tokeniser: Tokeniser,
     dims: BatchDims,
     seed: int,
     track: str = "action",
@@ -180,7 +180,7 @@ def single_event_batches(
     latents: LatentStore,
     *,
     statistics: InputStatistics,
-    tokeniser: WordTokeniser,
+    tokeniser: Tokeniser,
     dims: BatchDims,
     track: str = "action",
     events: Sequence[int] | None = None,

@@ -12,7 +12,7 @@ from wallwm_jax.input.fields import BatchDims
 from wallwm_jax.input.latents import LatentRecord, LatentStore
 from wallwm_jax.input.normalise import InputStatistics
 from wallwm_jax.input.plans import EpochPlans
-from wallwm_jax.input.tokenise import WordTokeniser
+from wallwm_jax.input.tokenise import Tokeniser
 
 
 class ItemMaker:
@@ -25,7 +25,7 @@ class ItemMaker:
     def __init__(
         self,
         statistics: InputStatistics,
-        tokeniser: WordTokeniser,
+        tokeniser: Tokeniser,
         text_length: int,
         track: str = "action",
     ):

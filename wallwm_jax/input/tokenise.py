@@ -7,12 +7,26 @@ with its own tokeniser (umT5) takes this one's place by the same `encode`.
 
 import re
 from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
 SPECIAL = (PAD, END, UNKNOWN)
+
+
+@runtime_checkable
+class Tokeniser(Protocol):
+    """Captions to ids: `WordTokeniser`, or `prompts.PieceTokeniser`."""
+
+    def __len__(self) -> int: ...
+
+    def encode(
+        self, text: str, length: int
+    ) -> tuple[Int32[np.ndarray, "length"], Bool[np.ndarray, "length"]]:
+        """Ids and mask, padded or cut to `length`."""
+        ...
 
 
 def words(text: str) -> list[str]:

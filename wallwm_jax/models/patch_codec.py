@@ -91,24 +91,6 @@ class PatchCodec(nn.Module):
         )
 
 
-def copy_last_latents(
-    codec: PatchCodec, params: Params, key: Float[Array, "B 1 h w C"], frames: int
-) -> Array:
-    """Latents of the observed frame repeated: what "nothing changes" looks like.
-
-    Args:
-      codec, params: the fitted codec.
-      key: latent of the observed frame.
-      frames: latent frames in all, F = 1 + N.
-
-    Returns:
-      [B, F, h, w, C].
-    """
-    shown = codec.apply({"params": params}, key, method="decode")
-    clip = repeat(shown, "b 1 h w c -> b t h w c", t=1 + codec.group * (frames - 1))
-    return codec.apply({"params": params}, clip, method="encode")
-
-
 def fit_patch_codec(
     clips: list[Float[np.ndarray, "_ H W 3"]],
     channels: int,

@@ -12,9 +12,9 @@ from wallwm_jax.input import normalise
 from wallwm_jax.input.assemble import EventItem, assemble
 from wallwm_jax.input.batch import Batch, BatchDims
 from wallwm_jax.input.normalise import InputStatistics
-from wallwm_jax.input.tokenise import WordTokeniser
+from wallwm_jax.input.tokenise import Tokeniser
+from wallwm_jax.models.codec import Codec
 from wallwm_jax.models.denoiser import Denoiser
-from wallwm_jax.models.patch_codec import PatchCodec
 from wallwm_jax.rollout.inference import InferenceConfig, imagine
 from wallwm_jax.types import Params
 
@@ -38,17 +38,17 @@ class EventPolicy:
 
     Attributes:
       denoiser, params: towers and {"codec", "text", "video", "action"}.
-      statistics, tokeniser, codec, views: from the checkpoint, so that the
-        robot is fed exactly what training was fed.
+      statistics, tokeniser, codec, views: from the checkpoint (and the folders
+        it names), so that the robot is fed exactly what training was fed.
       dims: sizes of a batch with one event.
     """
 
     denoiser: Denoiser
     params: Params
     config: InferenceConfig
-    codec: PatchCodec
+    codec: Codec
     statistics: InputStatistics
-    tokeniser: WordTokeniser
+    tokeniser: Tokeniser
     views: tuple[str, ...]
     embodiment: str
     dims: BatchDims
@@ -82,9 +82,7 @@ class EventPolicy:
                 f"an event of {steps} steps was asked for; this model takes 1..{longest}"
             )
         key = np.stack([frames[view] for view in self.views]).astype(np.float32) / 127.5 - 1
-        observed = self.codec.apply(
-            {"params": self.params["codec"]}, jnp.asarray(key[:, None]), method="encode"
-        )
+        observed = np.asarray(self.codec.encode(self.params["codec"], key[:, None]))
         count = 1 + clock.event_frames(steps)[0]
         latents = np.zeros((len(self.views), count, *observed.shape[2:]), np.float32)
         latents[:, :1] = observed

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -21,18 +22,23 @@ from wallwm_jax.input.latents import LatentStore
 from wallwm_jax.input.loader import Loader, make_loader
 from wallwm_jax.input.packing import action_capacity
 from wallwm_jax.models.action_tower import ActionConfig
+from wallwm_jax.models.conditioning import input_channels
 from wallwm_jax.models.denoiser import Denoiser
 from wallwm_jax.models.patch_codec import PatchCodec
 from wallwm_jax.models.umt5 import UMT5_SIZES, UMT5Config
 from wallwm_jax.models.video_tower import VideoConfig
-from wallwm_jax.models.wan_dit import WAN_SIZES, WanConfig
+from wallwm_jax.models.wan_config import WAN_SIZES, WanConfig
 from wallwm_jax.optim.build import make_optimizer
 from wallwm_jax.optim.muon import MatrixAxes
 from wallwm_jax.optim.schedules import warmup_cosine
 from wallwm_jax.train.encode import Encoded
 from wallwm_jax.train.objectives import ObjectiveConfig
+from wallwm_jax.train.pretrained import Sources, wan_config
 
 Made = TypeVar("Made")
+
+NONE: Sources = MappingProxyType({})
+"""No folder: everything of our own."""
 
 LABELS = (
     # Wan's and our linear maps inside the blocks are matrices; what meets raw
@@ -49,6 +55,10 @@ MATRIX_AXES = (
     (r".*/out/kernel", MatrixAxes(rows=(-2,), cols=(-1,))),
     (r".*", MatrixAxes()),
 )
+
+
+GRAFTS = ("duration", "conditioning", "blank_latent", "text_padding")
+"""Keys of config.video that are the grafts' and not Wan's."""
 
 
 def construct(
@@ -83,30 +93,32 @@ def sized(sizes: dict[str, dict], section: ConfigDict, where: str) -> dict[str, 
 
 
 def build_codec(config: ConfigDict) -> PatchCodec:
-    """The embedded codec's sizes."""
+    """The embedded codec's sizes (unless config.pretrained.codec names another codec)."""
     return PatchCodec(channels=config.codec.channels, patch=config.codec.patch)
 
 
-def build_denoiser(config: ConfigDict, encoded: Encoded) -> Denoiser:
+def build_denoiser(config: ConfigDict, encoded: Encoded, sources: Sources = NONE) -> Denoiser:
     """The three towers, their free sizes taken from the data.
+
+    Args:
+      config: the experiment.
+      encoded: its data.
+      sources: folders that bring towers of their own sizes.
 
     Raises:
       ValueError: unknown keys, sizes that do not fit each other or the data.
     """
-    text = construct(UMT5Config, sized(UMT5_SIZES, config.text, "text"), "text")
+    if "text" in sources:
+        text = sources["text"].module.config
+    else:
+        text = construct(UMT5Config, sized(UMT5_SIZES, config.text, "text"), "text")
     if len(encoded.tokeniser) > text.vocabulary:
         raise ValueError(
             f"captions use {len(encoded.tokeniser)} words but config.text.vocabulary is {text.vocabulary}; raise it"
         )
     page = encoded.latents["train"].manifest
-    section = sized(WAN_SIZES, config.video, "video")
-    duration = section.pop("duration", True)
-    wan = construct(WanConfig, section, "video")
-    if wan.in_channels != page.latent_shape[2]:
-        raise ValueError(
-            f"config.video takes {wan.in_channels} latent channels but the codec gives {page.latent_shape[2]}; set config.video.in_channels and out_channels"
-        )
-    video = VideoConfig(wan=wan, views=len(page.views), duration=duration)
+    video = _video(config, encoded, page.latent_shape[2], sources)
+    wan = video.wan
     action = construct(
         ActionConfig,
         config.action,
@@ -122,13 +134,35 @@ def build_denoiser(config: ConfigDict, encoded: Encoded) -> Denoiser:
     return Denoiser(text_config=text, video_config=video, action_config=action)
 
 
+def _video(config: ConfigDict, encoded: Encoded, channels: int, sources: Sources) -> VideoConfig:
+    """The video tower for latents of `channels` channels."""
+    if "video" in sources:
+        wan, grafts = wan_config(config.video, sources["video"])
+        if grafts["conditioning"] == "channels" and not grafts.get("blank_latent"):
+            grafts["blank_latent"] = encoded.blank_latent
+    else:
+        section = sized(WAN_SIZES, config.video, "video")
+        grafts = {key: section.pop(key) for key in GRAFTS if key in section}
+        wan = construct(WanConfig, section, "video")
+    form = grafts.get("conditioning", "clean")
+    expected = input_channels(form, channels)
+    if (wan.in_channels, wan.out_channels) != (expected, channels):
+        raise ValueError(
+            f"config.video takes {wan.in_channels} latent channels and gives {wan.out_channels}; with the codec's "
+            f"{channels} and conditioning {form!r} set config.video.in_channels={expected} and out_channels={channels}"
+        )
+    return VideoConfig(
+        wan=wan, views=len(encoded.latents["train"].manifest.views), **_tuples(grafts)
+    )
+
+
 def denoiser_from_meta(model: dict[str, Any]) -> Denoiser:
     """The denoiser that a checkpoint's meta["model"] describes."""
     video = dict(model["video_config"])
     wan = dict(video.pop("wan"))
     return Denoiser(
         text_config=UMT5Config(**model["text_config"]),
-        video_config=VideoConfig(wan=WanConfig(**_tuples(wan)), **video),
+        video_config=VideoConfig(wan=WanConfig(**_tuples(wan)), **_tuples(video)),
         action_config=ActionConfig(**_tuples(model["action_config"])),
     )
 

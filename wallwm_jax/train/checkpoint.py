@@ -6,8 +6,9 @@ One Orbax step holds three items:
     data    position of this process's data iterator (JSON)
     meta    model sizes, statistics, vocabulary, views, codec (JSON)
 
-so a checkpoint says by itself how to normalise, tokenise and decode. Saving is
-asynchronous; a step counts only once it is committed, and a run killed at any
+so a checkpoint says by itself how to normalise, tokenise and decode. Frozen parts
+that lie in folders of their own (config.pretrained) are not copied: "meta" names
+them with their SHA-256. Saving is asynchronous; a step counts only once it is committed, and a run killed at any
 instant continues from the last committed one.
 """
 
@@ -51,18 +52,26 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run, in `folder`."""
 
-    def __init__(self, folder: Path | str, *, every: int = 100, keep: int = 2):
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        every: int = 100,
+        keep: int = 2,
+        leave_out: tuple[str, ...] = (),
+    ):
         """Opens (and for training creates) the folder.
 
         Args:
           folder: where the steps lie; made absolute, as Orbax wants it.
           every: save at multiples of this many steps (and when told to).
           keep: newest steps kept.
+          leave_out: frozen parts that lie elsewhere.
 
         Raises:
           CheckpointError: the folder cannot be written.
         """
-        self.folder = Path(folder).absolute()
+        self.folder, self.leave_out = Path(folder).absolute(), leave_out
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             save_interval_steps=every,
@@ -89,7 +98,7 @@ class Checkpoints:
         return self.manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.StandardSave(self._kept(state)),
                 data=ocp.args.JsonSave(data),
                 meta=ocp.args.JsonSave(meta),
             ),
@@ -100,11 +109,12 @@ class Checkpoints:
         """Restores the newest step into the shapes and shardings of `like`.
 
         Args:
-          like: a state (its arrays are only read for shape and sharding).
+          like: a state, or its shapes with their shardings.
           meta: what this run's model is; must agree with the checkpoint's.
 
         Returns:
-          None when there is no checkpoint yet.
+          None when there is no checkpoint yet. The state has no part of
+          `leave_out`.
 
         Raises:
           CheckpointError: the checkpoint belongs to another model.
@@ -116,7 +126,7 @@ class Checkpoints:
         refuse_other_model(self.folder / str(step), stored, meta)
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
-            like,
+            self._kept(like),
         )
         items = self.manager.restore(
             step,
@@ -125,6 +135,11 @@ class Checkpoints:
             ),
         )
         return Restored(step=step, state=items["state"], data=items["data"], meta=stored)
+
+    def _kept(self, state: TrainState) -> TrainState:
+        """The state without what lies elsewhere."""
+        frozen = {name: x for name, x in state.frozen.items() if name not in self.leave_out}
+        return state.replace(frozen=frozen)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -166,14 +181,15 @@ def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[
         raw parameters.
 
     Returns:
-      {"codec", "text", "video", "action"} as numpy arrays, on the host.
+      {"codec", "text", "video", "action"} as numpy arrays, on the host, less
+      what the run inherited from folders.
     """
     path = Path(folder).absolute() / str(step) / "state"
     handler = ocp.PyTreeCheckpointHandler()
     tree, trained = handler.metadata(path).tree, "ema" if average else "params"
     target = jax.tree.map(
         lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype),
-        {name: tree[name] for name in ("frozen", trained)},
+        {name: tree.get(name, {}) for name in ("frozen", trained)},
     )
     restored = handler.restore(
         path,
@@ -187,7 +203,7 @@ def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[
 
 
 def refuse_other_model(where: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises CheckpointError naming every entry of meta["model"] that differs."""
+    """Raises CheckpointError naming every entry of meta["model"], and every folder, that differs."""
     have, want = (
         {k: v for k, v in _flat(m["model"]).items() if k.split(".")[-1] not in RUNTIME_KEYS}
         for m in (stored, wanted)
@@ -197,10 +213,20 @@ def refuse_other_model(where: Path, stored: dict[str, Any], wanted: dict[str, An
         for key in sorted(have.keys() | want.keys())
         if have.get(key) != want.get(key)
     ]
+    have, want = (m.get("pretrained", {}) for m in (stored, wanted))
+    different += [
+        f"pretrained.{slot}: checkpoint {_folder_name(have.get(slot))}, config {_folder_name(want.get(slot))}"
+        for slot in sorted(have.keys() | want.keys())
+        if have.get(slot, {}).get("sha256") != want.get(slot, {}).get("sha256")
+    ]
     if different:
         raise CheckpointError(
             f"{where} holds another model ({'; '.join(different)}); use its config, or another --config.workdir"
         )
+
+
+def _folder_name(record: dict[str, Any] | None) -> str:
+    return f"{record['folder']} ({record['sha256'][:12]})" if record else "none"
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

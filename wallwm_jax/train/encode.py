@@ -1,6 +1,6 @@
 """Fits what is fitted on data once: codec, latent caches, statistics, vocabulary.
 
-    dataset (events)  ->  encoded/codec.npz
+    dataset (events)  ->  encoded/codec.npz       unless the codec is inherited
                           encoded/<split>/        latents of every event
                           encoded/input.json      statistics and vocabulary
 
@@ -15,17 +15,20 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 
+from wallwm_jax.episodes import clock
 from wallwm_jax.episodes.record import Event
 from wallwm_jax.events.store import EventStore, open_store
 from wallwm_jax.input.latent_build import build_latents, store_hash
-from wallwm_jax.input.latents import LatentStore, open_latents
+from wallwm_jax.input.latents import LatentCacheError, LatentStore, open_latents
 from wallwm_jax.input.normalise import InputStatistics, fit_statistics
-from wallwm_jax.input.tokenise import WordTokeniser
+from wallwm_jax.input.tokenise import Tokeniser, WordTokeniser
+from wallwm_jax.models.codec import Codec
 from wallwm_jax.models.patch_codec import PatchCodec, fit_patch_codec
+from wallwm_jax.train.pretrained import Source
 from wallwm_jax.types import Params
 
 SPLITS = ("train", "validation", "test")
@@ -38,14 +41,17 @@ class Encoded:
     Attributes:
       latents: split -> cache.
       statistics, tokeniser: fitted on the training split.
-      codec_params: the fitted codec.
+      codec_params: the fitted codec; None where it is inherited.
+      blank_latent: per channel, what an inherited codec makes of grey frames;
+        () for the fitted one.
     """
 
     folder: Path
     latents: dict[str, LatentStore]
     statistics: InputStatistics
-    tokeniser: WordTokeniser
-    codec_params: Params
+    tokeniser: Tokeniser
+    codec_params: Params | None
+    blank_latent: tuple[float, ...] = ()
 
 
 def codec_hash(params: Params) -> str:
@@ -59,7 +65,7 @@ def codec_hash(params: Params) -> str:
 def encode_dataset(
     dataset: Path,
     folder: Path,
-    codec: PatchCodec,
+    codec: PatchCodec | Source,
     *,
     clips: int = 400,
     power: float = 0.5,
@@ -71,8 +77,8 @@ def encode_dataset(
     Args:
       dataset: event store with the splits of SPLITS.
       folder: where to.
-      codec: sizes of the codec.
-      clips: events of the training split that the codec is fitted on.
+      codec: sizes of the codec to fit, or the folder of one that is there.
+      clips: events of the training split that a codec is fitted on.
       power: exponent of the latent scale, see `fit_patch_codec`.
       seed: of the fit.
       progress: called with (split, events done, events in all).
@@ -82,8 +88,12 @@ def encode_dataset(
     """
     stores = {split: open_store(dataset, split) for split in SPLITS}
     folder.mkdir(parents=True, exist_ok=True)
-    params = _codec_params(stores["train"], folder / "codec.npz", codec, clips, power, seed)
-    encode = jax.jit(partial(codec.apply, {"params": params}, method="encode"))
+    if isinstance(codec, Source):
+        params, key, module = codec.load(), codec.sha256, codec.module
+    else:
+        params = _codec_params(stores["train"], folder / "codec.npz", codec, clips, power, seed)
+        key, module = codec_hash(params), codec
+    encode = partial(Codec(module).encode, params)
     latents = {}
     for split, store in stores.items():
         done = [0]
@@ -98,9 +108,11 @@ def encode_dataset(
             store,
             folder / split,
             encode,
-            codec_hash=codec_hash(params),
+            codec_hash=key,
             source_hash=store_hash(store),
             views=store.manifest.views,
+            # A Wan codec takes gigabytes per clip of a real camera.
+            events_per_call=1 if isinstance(codec, Source) else 8,
             replace=True,
             progress=count,
         )
@@ -108,40 +120,70 @@ def encode_dataset(
     captions = {text for track in train.manifest.captions.values() for text in track}
     statistics = fit_statistics(train[i] for i in range(len(train)))
     tokeniser = WordTokeniser.fit(captions)
-    page = {"statistics": statistics.to_json(), "tokeniser": tokeniser.to_json()}
+    page: dict[str, Any] = {
+        "statistics": statistics.to_json(),
+        "tokeniser": tokeniser.to_json(),
+    }
+    if isinstance(codec, Source):
+        page |= {"codec": codec.record, "blank_latent": _blank_latent(encode, stores["train"])}
     _write(folder / "input.json", json.dumps(page, sort_keys=True).encode())
     return Encoded(
         folder=folder,
         latents=latents,
         statistics=statistics,
         tokeniser=tokeniser,
-        codec_params=params,
+        codec_params=None if isinstance(codec, Source) else params,
+        blank_latent=tuple(page.get("blank_latent", ())),
     )
 
 
-def open_encoded(folder: Path) -> Encoded:
+def open_encoded(folder: Path, codec: Source | None = None) -> Encoded:
     """Opens an encoded dataset.
+
+    Args:
+      folder: written by `encode_dataset`.
+      codec: the inherited codec that it must have been made with; None is the
+        fitted one.
 
     Raises:
       FileNotFoundError: it was not made yet.
       LatentCacheError: a cache is damaged or belongs to another codec.
     """
-    for name in ("input.json", "codec.npz"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name} is missing; run `python -m experiments.prepare_data --config=...` first"
-            )
+    advice = "run `python -m experiments.prepare_data --config=...` first"
+    if not (folder / "input.json").is_file():
+        raise FileNotFoundError(f"{folder / 'input.json'} is missing; {advice}")
     page = json.loads((folder / "input.json").read_text())
-    params = _load(folder / "codec.npz")
+    made_with = page.get("codec", {}).get("sha256")
+    if made_with != (codec.sha256 if codec else None):
+        raise LatentCacheError(
+            f"{folder} was encoded with {_codec_name(made_with)} but config.pretrained.codec means "
+            f"{_codec_name(codec and codec.sha256)}; name that one, or {advice}"
+        )
+    params = None
+    if codec is None:
+        if not (folder / "codec.npz").is_file():
+            raise FileNotFoundError(f"{folder / 'codec.npz'} is missing; {advice}")
+        params = _load(folder / "codec.npz")
+    key = codec.sha256 if codec else codec_hash(params)
     return Encoded(
         folder=folder,
-        latents={
-            split: open_latents(folder / split, codec_hash=codec_hash(params)) for split in SPLITS
-        },
+        latents={split: open_latents(folder / split, codec_hash=key) for split in SPLITS},
         statistics=InputStatistics.from_json(page["statistics"]),
         tokeniser=WordTokeniser.from_json(page["tokeniser"]),
         codec_params=params,
+        blank_latent=tuple(page.get("blank_latent", ())),
     )
+
+
+def _codec_name(sha256: str | None) -> str:
+    return f"the codec of SHA-256 {sha256[:12]}" if sha256 else "the fitted codec"
+
+
+def _blank_latent(encode: Callable, store: EventStore, groups: int = 4) -> list[float]:
+    """What frames to come look like to a codec before they are imagined: grey, after a while."""
+    height, width = next(iter(store[0].frames.values())).shape[1:3]
+    grey = np.zeros((1, 1 + clock.GROUP * groups, height, width, 3), np.float32)
+    return np.asarray(encode(grey))[0, -1].mean((0, 1), dtype=np.float64).tolist()
 
 
 def _codec_params(

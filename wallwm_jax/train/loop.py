@@ -28,8 +28,9 @@ from wallwm_jax.models.denoiser import Denoiser
 from wallwm_jax.parallel.mesh import activate, batch_sharding
 from wallwm_jax.train.checkpoint import Checkpoints
 from wallwm_jax.train.objectives import ObjectiveConfig
+from wallwm_jax.train.pretrained import Sources
 from wallwm_jax.train.stages import Stage
-from wallwm_jax.train.state import TrainState, init_state, parameter_counts
+from wallwm_jax.train.state import TrainState, init_state, parameter_counts, state_shapes
 from wallwm_jax.train.step import train_step
 from wallwm_jax.types import Params
 
@@ -40,6 +41,8 @@ class Run:
 
     Attributes:
       folder: checkpoints/ and metrics.jsonl are written here.
+      codec: the fitted codec, None where it is inherited.
+      sources: folders that parameters come from.
       inherited: parameters of the stage this one starts from, or None.
       meta: stored with every checkpoint; meta["model"] identifies the model.
       steps, save_every, log_every: counted in updates.
@@ -55,7 +58,8 @@ class Run:
     loader: Loader
     dims: BatchDims
     mesh: Mesh
-    codec: Params
+    codec: Params | None
+    sources: Sources
     inherited: Params | None
     meta: dict[str, Any]
     seed: int
@@ -76,15 +80,22 @@ def train(run: Run) -> dict[str, Any]:
       FloatingPointError: the loss is no longer finite; nothing is saved.
     """
     started = time.monotonic()
+    elsewhere = tuple(slot for slot in run.sources if slot != "video")
     with (
         activate(run.mesh),
-        Checkpoints(run.folder / "checkpoints", every=run.save_every) as checkpoints,
+        Checkpoints(
+            run.folder / "checkpoints", every=run.save_every, leave_out=elsewhere
+        ) as checkpoints,
     ):
-        state, shardings = initial_state(run)
-        counts = parameter_counts(state.params | state.frozen)
-        restored = checkpoints.restore(state, run.meta)
-        if restored is not None:
+        shapes = shapes_of(run)
+        counts = parameter_counts(shapes.params | shapes.frozen)
+        shardings = jax.tree.map(lambda x: x.sharding, shapes)
+        restored = checkpoints.restore(shapes, run.meta)
+        if restored is None:
+            state = _begin(run, shapes)
+        else:
             state = restored.state
+            state = state.replace(frozen=state.frozen | _from_folders(run))
             run.loader.set_state(restored.data)
         first = int(state.step)
         step = jax.jit(
@@ -112,24 +123,41 @@ def train(run: Run) -> dict[str, Any]:
     }
 
 
+def shapes_of(run: Run) -> TrainState:
+    """Shape, dtype and sharding of everything in the run's state."""
+    return state_shapes(
+        run.denoiser, run.optimizer, run.stage.trains, run.codec, run.dims, run.mesh
+    )
+
+
 def initial_state(run: Run) -> tuple[TrainState, TrainState]:
     """A fresh state with inherited parts in place, and its shardings."""
-    state, shardings = init_state(
+    shapes = shapes_of(run)
+    return _begin(run, shapes), jax.tree.map(lambda x: x.sharding, shapes)
+
+
+def _begin(run: Run, shapes: TrainState) -> TrainState:
+    """A fresh state in the places of its shapes."""
+    earlier = {} if run.inherited is None else run.inherited
+    fitted = {} if run.codec is None else {"codec": run.codec}
+    given = fitted | {name: earlier[name] for name in shapes.frozen if name in earlier}
+    wan = None
+    if "video" in run.sources and run.stage.starts_from is None:
+        wan = run.sources["video"].load(run.mesh)
+    return init_state(
         run.denoiser,
         run.optimizer,
-        run.stage.trains,
-        run.codec,
+        shapes,
         run.dims,
-        run.mesh,
         jax.random.key(run.seed),
+        given=given | _from_folders(run),
+        wan=wan,
     )
-    if run.inherited is None:
-        return state, shardings
-    frozen = {
-        name: jax.tree.map(jax.device_put, run.inherited[name], shardings.frozen[name])
-        for name in state.frozen
-    }
-    return state.replace(frozen=frozen), shardings
+
+
+def _from_folders(run: Run) -> Params:
+    """Frozen parts that no checkpoint holds."""
+    return {"text": run.sources["text"].load(run.mesh)} if "text" in run.sources else {}
 
 
 def _iterate(

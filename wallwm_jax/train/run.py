@@ -1,10 +1,12 @@
 """Puts a run together from a config: the one way from a file to `loop.train`."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from wallwm_jax.models.codec import Codec
 from wallwm_jax.parallel.mesh import make_mesh
 from wallwm_jax.train import build
 from wallwm_jax.train.checkpoint import (
@@ -16,6 +18,7 @@ from wallwm_jax.train.checkpoint import (
 )
 from wallwm_jax.train.encode import Encoded, open_encoded
 from wallwm_jax.train.loop import Run
+from wallwm_jax.train.pretrained import Sources, open_sources
 from wallwm_jax.train.stages import Stage, stage_named
 from wallwm_jax.types import Params
 
@@ -25,16 +28,20 @@ def build_run(config: ConfigDict) -> Run:
 
     Raises:
       ValueError: unknown stage or key.
+      PretrainedError: a folder of config.pretrained is not what it should be.
       FileNotFoundError, LatentCacheError: the data is not there or damaged.
       CheckpointError: the stage it starts from is missing or of another model.
     """
     stage = stage_named(config.stage)
     section = config.stages[config.stage]
-    encoded = open_encoded(build.encoded_folder(config, stage.segmentation))
+    sources = open_sources(config)
+    encoded = open_encoded(build.encoded_folder(config, stage.segmentation), sources.get("codec"))
+    if "text" in sources:
+        encoded = dataclasses.replace(encoded, tokeniser=sources["text"].tokeniser())
     dims = build.build_dims(config, encoded.latents["train"])
-    denoiser = build.build_denoiser(config, encoded)
+    denoiser = build.build_denoiser(config, encoded, sources)
     optimizer, schedule = build.build_optimizer(section)
-    meta = run_meta(config, encoded, denoiser)
+    meta = run_meta(config, encoded, denoiser, sources)
     inherited = inherit(config, stage, meta)
     return Run(
         folder=Path(config.workdir) / config.stage,
@@ -48,6 +55,7 @@ def build_run(config: ConfigDict) -> Run:
         dims=dims,
         mesh=make_mesh(config.mesh.to_dict()),
         codec=encoded.codec_params,
+        sources=sources,
         inherited=inherited,
         meta=meta,
         seed=config.seed,
@@ -58,19 +66,24 @@ def build_run(config: ConfigDict) -> Run:
     )
 
 
-def run_meta(config: ConfigDict, encoded: Encoded, denoiser: Any) -> dict[str, Any]:
+def run_meta(
+    config: ConfigDict, encoded: Encoded, denoiser: Any, sources: Sources = build.NONE
+) -> dict[str, Any]:
     """What a checkpoint has to know besides its arrays (JSON)."""
     page = encoded.latents["train"].manifest
+    codec = Codec(sources["codec"].module if "codec" in sources else build.build_codec(config))
+    words = None if "text" in sources else encoded.tokeniser.to_json()
     return {
         "model": build.model_meta(denoiser),
         "input": {
             "statistics": encoded.statistics.to_json(),
-            "tokeniser": encoded.tokeniser.to_json(),
+            "tokeniser": words,
             "views": page.views,
-            "image_size": page.latent_shape[0] * config.codec.patch,
-            "codec": {"channels": config.codec.channels, "patch": config.codec.patch},
+            "image_size": page.latent_shape[0] * codec.space_factor,
+            "codec": {"channels": codec.channels, "patch": codec.space_factor},
             "text_length": config.pack.text_length,
         },
+        "pretrained": {slot: source.record for slot, source in sources.items()},
         "config": build.plain(config),
     }
 
