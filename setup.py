@@ -44,7 +44,9 @@ EXTRAS = {
     "sim": ["mujoco==3.3.0", "metaworld==3.1.1", "packaging", "imageio"],
     # Public PyTorch models, only to compare our numbers with theirs, and the TPU
     # compiler, which needs no TPU; `make parity` installs both.
-    "parity": ["torch==2.13.0", "diffusers", "transformers", "jax[tpu]>=0.10.2,<0.12"],
+    "parity": [
+        "torch==2.13.0", "accelerate", "diffusers", "transformers", "jax[tpu]>=0.10.2,<0.12",
+    ],
     "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
     # beartype checks the jaxtyping annotations while tests run; setuptools and
     # wheel let `make setup` install the package without fetching a build room.

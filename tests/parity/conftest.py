@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 
-NEEDED = ("torch", "diffusers", "transformers")
+NEEDED = ("torch", "accelerate", "diffusers", "transformers")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 NOT_RUN = (
     f"parity tests were not run: {', '.join(MISSING)} not installed; pip install -e '.[parity]'"

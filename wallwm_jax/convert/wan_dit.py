@@ -227,7 +227,23 @@ def write_config(module: nn.Module) -> dict[str, Any]:
     )
 
 
-ORIGINAL_DEFAULTS = dict(
+RELEASE_KEYS = {
+    "patch_size": "patch_size",
+    "in_dim": "in_channels",
+    "out_dim": "out_channels",
+    "text_dim": "text_dim",
+    "freq_dim": "freq_dim",
+    "ffn_dim": "ffn_dim",
+    "num_heads": "num_attention_heads",
+    "num_layers": "num_layers",
+    "cross_attn_norm": "cross_attn_norm",
+    "eps": "eps",
+    "image_dim": "image_dim",
+    "pos_embed_seq_len": "pos_embed_seq_len",
+}
+"""Wan's own key -> diffusers'; the last two are `complete_original_config`'s."""
+
+RELEASE_DEFAULTS = dict(
     model_type="t2v",
     patch_size=(1, 2, 2),
     text_len=512,
@@ -243,6 +259,8 @@ ORIGINAL_DEFAULTS = dict(
     qk_norm=True,
     cross_attn_norm=True,
     eps=1e-6,
+    image_dim=None,
+    pos_embed_seq_len=None,
 )
 
 
@@ -255,30 +273,19 @@ def read_original_config(config: dict[str, Any], dtype: str) -> WanDiT:
     Raises:
       ConvertError: a key or value that the tower does not implement.
     """
-    extra = {key: config.get(key) for key in ("image_dim", "pos_embed_seq_len")}
-    c = _take(config, "WanModel", ORIGINAL_DEFAULTS | extra)
+    c = _take(config, "WanModel", RELEASE_DEFAULTS)
     _only(c, "model_type", "t2v", "i2v", "ti2v", "flf2v")
     _only(c, "window_size", (-1, -1))
     _only(c, "qk_norm", True)
-    return WanDiT(
-        WanConfig(
-            width=c["dim"],
-            heads=c["num_heads"],
-            layers=c["num_layers"],
-            ffn=c["ffn_dim"],
-            frequency_width=c["freq_dim"],
-            in_channels=c["in_dim"],
-            out_channels=c["out_dim"],
-            text_width=c["text_dim"],
-            patch=tuple(c["patch_size"]),
-            text_norm=c["cross_attn_norm"],
-            image_width=c["image_dim"],
-            image_positions=c["pos_embed_seq_len"],
-            eps=c["eps"],
-            dtype=dtype,
-            param_dtype=dtype,
+    if c["dim"] % c["num_heads"]:
+        raise ConvertError(
+            f"config.json: dim is {c['dim']}, which does not divide into num_heads = {c['num_heads']}"
         )
-    )
+    renamed = {theirs: c[ours] for ours, theirs in RELEASE_KEYS.items()} | {
+        "attention_head_dim": c["dim"] // c["num_heads"],
+        "added_kv_proj_dim": None if c["image_dim"] is None else c["dim"],
+    }
+    return read_config(renamed, dtype)
 
 
 def complete_original_config(

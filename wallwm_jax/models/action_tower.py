@@ -36,6 +36,7 @@ from wallwm_jax.models.layers import (
     rematerialised,
     sinusoid,
     spread,
+    stacked,
 )
 from wallwm_jax.models.rope import axis_angles
 from wallwm_jax.models.wan_dit import table_init
@@ -183,17 +184,10 @@ class ActionTower(nn.Module):
         self.duration_in = dense(c.width, ("frequency", "embed"))
         self.time_out = dense(c.width, ("embed", "embed_out"))
         self.time_modulation = dense(8 * c.width, ("embed", "modulation"), 0.1)
-        scanned = dict(
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=c.layers,
-            unroll=c.unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+        self.readers = stacked(VideoReader, c, in_axes=(0, nn.broadcast))
+        self.blocks = stacked(
+            rematerialised(ActionBlock, c.remat), c, in_axes=(0, *[nn.broadcast] * 4)
         )
-        self.readers = nn.scan(VideoReader, in_axes=(0, nn.broadcast), **scanned)(c)
-        self.blocks = nn.scan(
-            rematerialised(ActionBlock, c.remat), in_axes=(0, *[nn.broadcast] * 4), **scanned
-        )(c)
         self.out = dense(c.action_dim, ("embed", "action"), 0.01, **c.dtypes)
 
     def project(

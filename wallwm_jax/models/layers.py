@@ -82,6 +82,26 @@ def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
     return block if policy == "none" else nn.remat(block, policy=saved[policy], prevent_cse=False)
 
 
+def stacked(block: type[nn.Module], config: TowerConfig, in_axes: Any = nn.broadcast) -> nn.Module:
+    """`config.layers` blocks in a row, compiled once; their parameters have a leading axis.
+
+    Args:
+      block: called as (carry, *inputs) -> (carry, output).
+      config: handed to every block.
+      in_axes: per input: an axis that counts layers, or `nn.broadcast`.
+    """
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        length=config.layers,
+        unroll=config.unroll,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return scanned(config)
+
+
 class Named(nn.LogicallyPartitioned):
     """A parameter and its logical axis names, for `parallel` to place.
 

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from wallwm_jax.errors import UserError
 from wallwm_jax.models.conditioning import input_channels
-from wallwm_jax.models.layers import MultiHeadAttention, named, rematerialised
+from wallwm_jax.models.layers import MultiHeadAttention, named, rematerialised, stacked
 from wallwm_jax.models.rope import axis_angles, camera_angles, camera_pairs, grid_angles
 from wallwm_jax.models.wan_config import WanConfig
 from wallwm_jax.models.wan_dit import (
@@ -180,16 +180,7 @@ class VideoTower(nn.Module):
             (self.config.views, camera_pairs(c.head_dim // 2)[3]),
             jnp.dtype(c.param_dtype),
         )
-        stack = nn.scan(
-            rematerialised(VideoBlock, c.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=c.layers,
-            unroll=c.unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        self.blocks = stack(c)
+        self.blocks = stacked(rematerialised(VideoBlock, c.remat), c)
         self.head = WanHead(c)
 
     @staticmethod

@@ -35,6 +35,7 @@ from wallwm_jax.models.layers import (
     named,
     rematerialised,
     sinusoid,
+    stacked,
 )
 from wallwm_jax.models.rope import grid_angles
 from wallwm_jax.models.wan_config import WanConfig
@@ -318,16 +319,7 @@ class WanDiT(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.embedding = WanEmbedding(c)
-        stack = nn.scan(
-            rematerialised(WanBlock, c.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=c.layers,
-            unroll=c.unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        self.blocks = stack(c)
+        self.blocks = stacked(rematerialised(WanBlock, c.remat), c)
         self.head = WanHead(c)
 
     def __call__(

@@ -298,8 +298,12 @@ def _check_fit(config: ConfigDict, looks: Mapping[str, Look], tokeniser: Path | 
         wrong.append(
             f"{name['codec']} groups {codec.time_factor} frames, events are cut for {clock.GROUP}"
         )
-    if codec and (codec.latent_mean is None or codec.latent_std is None):
-        wrong.append(f"{name['codec']} has no latents_mean and latents_std in its config.json")
+    for field in ("latent_mean", "latent_std") if codec else ():
+        if len(getattr(codec, field) or ()) != codec.latent_channels:
+            key = field.replace("latent", "latents")
+            wrong.append(
+                f"{name['codec']} has no {key} of {codec.latent_channels} values in its config.json"
+            )
     wrong += _wrong_picture(config, codec, video)
     if wrong:
         raise PretrainedError("; ".join(wrong) + "; take parts of one release, or change the size")
