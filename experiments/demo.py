@@ -18,8 +18,9 @@ from experiments import evaluate, prepare_data
 from experiments.common import EXPECTED, make_folder, one_line_errors, quiet
 from wallwm_jax.evaluate import data_report
 from wallwm_jax.evaluate.report import write_report
-from wallwm_jax.evaluate.run import open_split, write_json
+from wallwm_jax.evaluate.run import open_split
 from wallwm_jax.evaluate.summary import summarise_run
+from wallwm_jax.files import write_json
 from wallwm_jax.train import build
 from wallwm_jax.train.loop import train
 from wallwm_jax.train.run import build_run

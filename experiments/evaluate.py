@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.common import run
 from wallwm_jax.evaluate import run as evaluation
+from wallwm_jax.files import write_json
 from wallwm_jax.rollout.inference import InferenceConfig
 from wallwm_jax.rollout.load import load_policy
 from wallwm_jax.rollout.planner import ScriptPlanner
@@ -57,7 +58,7 @@ def eval_folder(config: ConfigDict) -> Path:
     if not page.is_file() or json.loads(page.read_text()) != made_from:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        evaluation.write_json(page, made_from)
+        write_json(page, made_from)
     return out
 
 

@@ -74,7 +74,7 @@ def test_features_are_theirs(
     apply = jax.jit(lambda ids, mask: module.apply({"params": params}, ids, mask))
     ours = apply(jnp.asarray(ids), jnp.asarray(mask))
     error = relative_error(ours, theirs)  # rows of padding too
-    record_property("relative_error", error)
+    record_property("parity_error", error)
     print(f"umt5 {name} B={batch} L={length} {kind}: {error:.2e}")
     assert error <= TOLERANCE
     np.testing.assert_array_equal(ours, apply(jnp.asarray(ids), jnp.asarray(mask) > 0))

@@ -143,7 +143,7 @@ def run(module, params, x, method, *arguments):
     return np.asarray(call(params, x))
 
 
-def test_encode_and_decode(pair, relative_error):
+def test_encode_and_decode(pair, relative_error, record_property):
     reference, module, params, shape = pair
     video = clip(shape)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_encode_and_decode(pair, relative_error):
     assert means.std(dim=(1, 2, 3)).min() > 1e-2 and (pixels.abs() < 1).float().mean() > 0.5
     encode_error = relative_error(run(module, params, video, "encode"), means)
     decode_error = relative_error(run(module, params, means.numpy(), "decode"), pixels)
-    print(f"encode {encode_error:.1e}, decode {decode_error:.1e}")
+    record_property("parity_error", max(encode_error, decode_error))
     assert max(encode_error, decode_error) <= TOLERANCE
 
 

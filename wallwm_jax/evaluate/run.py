@@ -1,7 +1,6 @@
 """Evaluation of a run folder: writes eval/*.json and *.npz for report and summary."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from wallwm_jax.evaluate.closed_loop import evaluate_task, save_film, summarise
 from wallwm_jax.evaluate.offline import Split, action_report, video_report
 from wallwm_jax.events.store import EventStore, open_store
+from wallwm_jax.files import write_json
 from wallwm_jax.input.latents import open_latents
 from wallwm_jax.rollout.planner import ScriptPlanner
 from wallwm_jax.rollout.policy import EventPolicy
@@ -145,10 +145,3 @@ def evaluate_closed_loop(
             save_film(out, task, film)
             write_json(path, pages)
     return summarise({task: pages[task] for task in tasks})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)

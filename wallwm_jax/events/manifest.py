@@ -107,13 +107,6 @@ def file_sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: pathlib.Path, value: dict) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, path)
-
-
 def read_json(path: pathlib.Path) -> dict:
     """Reads a JSON object.
 

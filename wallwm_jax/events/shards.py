@@ -16,6 +16,7 @@ from wallwm_jax.episodes import clock
 from wallwm_jax.episodes.record import TRACKS, Event
 from wallwm_jax.events import coding, manifest
 from wallwm_jax.events.manifest import StoreError
+from wallwm_jax.files import write_json
 
 # One record per chunk, for random access; JPEG does not compress further.
 WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -143,7 +144,7 @@ class ShardWriter:
             )
         os.replace(self._temporary, self._path)
         columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
-        manifest.write_json(
+        write_json(
             self._index_path,
             {
                 "shard": self._path.name,
@@ -155,6 +156,7 @@ class ShardWriter:
                 "columns": columns,
                 **(self._common or {}),
             },
+            sort_keys=True,
         )
 
     def abandon(self) -> None:
@@ -229,7 +231,7 @@ def write_manifest(folder: str | os.PathLike, names: Sequence[str], settings: di
         "shards": [_shard_entry(folder, name, index) for name, index in indexes.items()],
         **common[0],
     }
-    manifest.write_json(folder / manifest.MANIFEST, value)
+    write_json(folder / manifest.MANIFEST, value, sort_keys=True)
 
 
 def _shard_entry(folder: pathlib.Path, name: str, index: dict) -> dict:

@@ -22,6 +22,7 @@ import numpy as np
 from wallwm_jax.episodes import clock
 from wallwm_jax.episodes.record import Event
 from wallwm_jax.events.store import EventStore, open_store
+from wallwm_jax.files import write_json
 from wallwm_jax.input.latent_build import build_latents, store_hash
 from wallwm_jax.input.latents import LatentCacheError, LatentStore, open_latents
 from wallwm_jax.input.normalise import InputStatistics, fit_statistics
@@ -126,7 +127,7 @@ def encode_dataset(
     }
     if isinstance(codec, Source):
         page |= {"codec": codec.record, "blank_latent": _blank_latent(encode, stores["train"])}
-    _write(folder / "input.json", json.dumps(page, sort_keys=True).encode())
+    write_json(folder / "input.json", page, sort_keys=True)
     return Encoded(
         folder=folder,
         latents=latents,
@@ -225,9 +226,3 @@ def _load(path: Path) -> Params:
 def _made_from(path: Path) -> str:
     with np.load(path, allow_pickle=False) as file:
         return str(file["made_from"])
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

@@ -7,7 +7,6 @@ those stay, so does the digest, and 11 GB are not read again at every start.
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wallwm_jax.events.manifest import file_sha256
+from wallwm_jax.files import write_json
 
 Fingerprint = dict[str, Any]
 """JSON: {"folder", "sha256", "files": {name: [bytes, modified in ns]}}."""
@@ -63,8 +63,6 @@ def read_known(path: Path) -> dict[str, Fingerprint]:
 
 
 def write_known(path: Path, known: dict[str, Fingerprint]) -> None:
-    """Keeps fingerprints, by name; several processes may do so at once."""
+    """Keeps fingerprints, by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
-    os.replace(temporary, path)
+    write_json(path, known, sort_keys=True)

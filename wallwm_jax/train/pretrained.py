@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -176,7 +177,7 @@ def open_sources(config: ConfigDict) -> dict[str, Source]:
         for slot, seen in looks.items()
     }
     records = known | {slot: source.record for slot, source in sources.items()}
-    if records != known:
+    if records != known and jax.process_index() == 0:
         write_known(cache, records)
     return sources
 
