@@ -61,13 +61,13 @@ def get_config() -> ConfigDict:
     config.text = ConfigDict(dict(size="tiny", vocabulary=256, residual_scale=0.1, dtype="float32"))
     config.video = ConfigDict(
         dict(
-            size="tiny", gate_bias=1.0, duration=True, remat="none", unroll=4, attention="xla", dtype="float32",
+            size="tiny", gate_bias=1.0, duration=True, remat="none", unroll=4, attention="auto", dtype="float32",
             param_dtype="float32",
             conditioning="clean",  # "channels" (with in_channels=36) lays the observation beside the noisy latents
             text_padding="masked",  # "zeros" for public Wan weights; inherited towers bring both
         )
     )
-    config.action = ConfigDict(dict(width=96, heads=4, ffn=256, remat="none", unroll=4, attention="xla", dtype="float32"))
+    config.action = ConfigDict(dict(width=96, heads=4, ffn=256, remat="none", unroll=4, attention="auto", dtype="float32"))
 
     config.objective = ConfigDict(
         dict(
