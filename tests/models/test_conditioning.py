@@ -27,9 +27,13 @@ class Window:
 
     frame_segment: jax.Array
     frame_index: jax.Array
-
-    def __getattr__(self, name):  # The others are there for the protocol's check only.
-        return None
+    # The others are there for the protocol's check only.
+    action_segment: None = None
+    action_index: None = None
+    state: None = None
+    text: None = None
+    text_mask: None = None
+    event_length: None = None
 
 
 # Two frames of history, the anchor, two to come; then an event and padding.

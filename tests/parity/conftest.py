@@ -12,7 +12,7 @@ import pytest
 NEEDED = ("torch", "accelerate", "diffusers", "transformers")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 NOT_RUN = (
-    f"parity tests were not run: {', '.join(MISSING)} not installed; pip install -e '.[parity]'"
+    f"parity tests were not run: {', '.join(MISSING)} not installed; make parity, or pip install -e '.[parity]'"
 )
 
 # The libraries ask their hub for files that are not local; here all are.
