@@ -21,6 +21,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
 from wallwm_jax.errors import UserError
+from wallwm_jax.input.tokenise import ended
 
 TEXT_LENGTH = 512
 """Tokens of a caption in Wan (method section 2)."""
@@ -91,12 +92,7 @@ class PieceTokeniser:
         Raises:
           ValueError: on a length below 1.
         """
-        if length < 1:
-            raise ValueError(f"text length is {length}; the end token alone needs 1")
-        found = self._pieces(clean(text))[: length - 1]
-        ids = np.zeros(length, np.int32)
-        ids[: len(found) + 1] = [*found, self._end]
-        return ids, np.arange(length) <= len(found)
+        return ended(self._pieces(clean(text)), self._end, length)
 
     def encode_all(
         self, texts: Sequence[str], length: int = TEXT_LENGTH

@@ -34,6 +34,22 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
+def ended(
+    found: list[int], end: int, length: int
+) -> tuple[Int32[np.ndarray, "length"], Bool[np.ndarray, "length"]]:
+    """Ids with their end token, padded with 0 or cut to `length`, and the mask.
+
+    Raises:
+      ValueError: on a length below 1.
+    """
+    if length < 1:
+        raise ValueError(f"text length is {length}; the end token alone needs 1")
+    kept = [*found[: length - 1], end]
+    ids = np.zeros(length, np.int32)
+    ids[: len(kept)] = kept
+    return ids, np.arange(length) < len(kept)
+
+
 class WordTokeniser:
     """Word <-> id, ids 0, 1, 2 being padding, end and unknown."""
 
@@ -68,12 +84,8 @@ class WordTokeniser:
         Raises:
           ValueError: on a length below 1.
         """
-        if length < 1:
-            raise ValueError(f"text length is {length}; the end token alone needs 1")
-        found = [self._ids.get(w, self._ids[UNKNOWN]) for w in words(text)][: length - 1]
-        ids = np.zeros(length, np.int32)
-        ids[: len(found) + 1] = [*found, self._ids[END]]
-        return ids, np.arange(length) <= len(found)
+        found = [self._ids.get(w, self._ids[UNKNOWN]) for w in words(text)]
+        return ended(found, self._ids[END], length)
 
     def decode(self, ids: Int32[np.ndarray, "length"]) -> str:
         """Words up to the end token, joined by spaces."""
