@@ -12,11 +12,13 @@ import io
 
 import msgpack
 import numpy as np
+import simplejpeg
 from flax import serialization
 from jaxtyping import UInt8
 from PIL import Image
 
 from wallwm_jax.episodes import clock
+from wallwm_jax.episodes.guard import MAX_PIXELS
 from wallwm_jax.episodes.record import Event
 
 QUALITY = 95
@@ -36,11 +38,23 @@ def encode_image(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     return out.getvalue()
 
 
-def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Inverse of `encode_image`, up to compression."""
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        # Converting copies the picture, and all of ours are RGB.
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+def decode_image(
+    data: bytes, out: UInt8[np.ndarray, "h w 3"] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Inverse of `encode_image`, up to compression.
+
+    Args:
+      data: a JPEG file.
+      out: where the picture goes; None makes a new array.
+
+    Raises:
+      ValueError: not a whole JPEG, above `MAX_PIXELS`, or not of the size of `out`.
+    """
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    if height * width > MAX_PIXELS or (out is not None and out.shape != (height, width, 3)):
+        wanted = "" if out is None else f" where {out.shape[:2]} are expected"
+        raise ValueError(f"not a picture of an event: {height} x {width} pixels{wanted}")
+    return simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
 
 
 def check_event(event: Event, stride: int = clock.STRIDE, group: int = clock.GROUP) -> None:
@@ -143,7 +157,14 @@ def decode_event(data: bytes, stride: int = clock.STRIDE, group: int = clock.GRO
 
 
 def _decode_clip(clip: list[bytes | None]) -> np.ndarray:
-    frames: list[np.ndarray] = []
-    for data in clip:
-        frames.append(frames[-1] if data is None else decode_image(data))
-    return np.stack(frames)
+    if not clip or clip[0] is None:
+        raise ValueError("not an event record: a view has no first picture")
+    first = decode_image(clip[0])
+    frames = np.empty((len(clip), *first.shape), np.uint8)
+    frames[0] = first
+    for i, data in enumerate(clip[1:], start=1):
+        if data is None:
+            frames[i] = frames[i - 1]
+        else:
+            decode_image(data, frames[i])
+    return frames
