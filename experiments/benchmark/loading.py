@@ -7,9 +7,11 @@ The same episodes three times: as an event store, as LeRobotDataset v3.0 (AV1, a
 frame every second frame, as its own writer does) and as a TFRecord file of the same
 event records. An event is a window of `steps` control steps: its sampled frames of
 all views, its actions, its caption. The readers take turns, each alone in a process
-on one core; ours and LeRobot's read the same windows in the same random order, the
-TFRecord is read from front to back. LeRobot lives in an environment of its own,
-because its pins and ours exclude each other; without it that row is left out.
+on one core, and its processor seconds are counted, so that a shared machine does not
+matter; ours and LeRobot's read the same windows in the same random order, the TFRecord
+is read from front to back. LeRobot lives in an environment of its own, because its
+pins and ours exclude each other; without it that row is left out. LeRobot keeps the
+size of the source: only at that --image_size is the same number of pixels read.
 """
 
 import json
@@ -84,7 +86,7 @@ def crc(data: bytes) -> bytes:
 
 
 def seconds_of(python: str, reader: str, work: Path, options: list[str]) -> float:
-    """Seconds that one reader takes for all windows, alone on one core."""
+    """Processor seconds that one reader takes for all windows, alone on one core."""
     core = sorted(os.sched_getaffinity(0))[0]
     script = Path(__file__).with_name("loading_readers.py")
     command = ["taskset", "-c", str(core), python, str(script), reader, str(work), *options]

@@ -2,7 +2,8 @@
 
     python loading_readers.py ours|tfrecord|lerobot WORK STEPS STRIDE
 
-Prints the seconds for all windows of WORK/windows.json. The first window is read
+Prints the processor seconds, of all threads, for all windows of WORK/windows.json:
+what other programs take of the machine does not count. The first window is read
 before the clock starts.
 """
 
@@ -76,14 +77,14 @@ def lerobot(work: Path, windows: Sequence[dict], steps: int, stride: int) -> Cal
 
 
 def main(argv: Sequence[str]) -> None:
-    """Reads everything once and prints the seconds."""
+    """Reads everything once and prints the processor seconds."""
     name, work, steps, stride = argv[0], Path(argv[1]), int(argv[2]), int(argv[3])
     windows = json.loads((work / "windows.json").read_text())
     readers = {"ours": ours, "tfrecord": tfrecord, "lerobot": lerobot}
     read = readers[name](work, windows, steps, stride)
-    start = time.perf_counter()
+    start = time.process_time()
     read()
-    print(time.perf_counter() - start)
+    print(time.process_time() - start)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from wallwm_jax.episodes.video import VideoFilm
 from wallwm_jax.events import carve, export_lerobot
 from wallwm_jax.events.export_lerobot import Marked
 from wallwm_jax.events.manifest import StoreError
+from wallwm_jax.events.retake import retake
 
 
 def _smooth(episode, seed):
@@ -150,3 +151,19 @@ def test_nothing_is_left_of_an_export_that_fails(items, tmp_path):
     with pytest.raises(StoreError, match="no episode to export"):
         export_lerobot.export_lerobot(tmp_path / "set", [])
     assert not list(tmp_path.iterdir())
+
+
+def test_films_shorter_than_the_encoders_lookahead_are_kept(items, tmp_path):
+    """The encoder has written nothing yet, not even the file, when the second film comes."""
+    short = [
+        dataclasses.replace(i, episode=retake(i.episode, np.arange(4)), spans=[], captions=[])
+        for i in items
+    ]
+    export_lerobot.export_lerobot(tmp_path / "set", short)
+    path = next((tmp_path / "set").glob("videos/*/chunk-000/file-000.mp4"))
+    film = VideoFilm(path)
+    assert len(film) == sum(i.episode.steps + 1 for i in short) == 12
+    for i, item in enumerate(short):
+        want = next(iter(item.episode.frames.values()))
+        seen = film[4 * i : 4 * i + 4].astype(int).mean((1, 2, 3))
+        assert np.abs(seen - want.astype(int).mean((1, 2, 3))).max() < 6

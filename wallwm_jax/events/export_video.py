@@ -50,7 +50,7 @@ class VideoFiles:
           Where it is (columns of meta/episodes), and statistics of its pixels per
           channel, scaled to 0..1 and of shape [3, 1, 1].
         """
-        if self._out is None or self._path.stat().st_size > self._bytes:
+        if self._out is None or self._written() > self._bytes:
             self._begin(film)
         first = self._frames
         chosen = set(np.linspace(0, len(film) - 1, min(STATS_PICTURES, len(film))).astype(int))
@@ -68,6 +68,10 @@ class VideoFiles:
             f"videos/{self._key}/to_timestamp": float(self._frames / self._rate),
         }
         return place, of_pixels(np.concatenate(pixels), len(chosen))
+
+    def _written(self) -> int:
+        """Bytes of the open file; the encoder may still hold all of the first short films."""
+        return self._path.stat().st_size if self._path.exists() else 0
 
     def _begin(self, film: Film) -> None:
         self.close()
