@@ -3,21 +3,19 @@
 import dataclasses
 import functools
 import itertools
-import json
 
 import numpy as np
-import pyarrow.parquet as parquet
 import pytest
+from toy_signals import make_episode
 
 from configs.metaworld import get_config
-from wallwm_jax.episodes.record import Episode, NativeActions
-from wallwm_jax.events import boundaries, carve, changepoints, motion
+from wallwm_jax.episodes.record import NativeActions
+from wallwm_jax.events import boundaries, carve, changepoints
 from wallwm_jax.events.boundaries import Score
 from wallwm_jax.events.discover import WORDS, caption_of_span, discover
 from wallwm_jax.events.discover_signals import (
     finger_groups,
     reached_position,
-    switches,
     watch,
 )
 from wallwm_jax.sim import gl
@@ -25,20 +23,6 @@ from wallwm_jax.sim.metaworld import MetaWorldEnv
 from wallwm_jax.sim.record import record_episode
 
 NO_LIMIT = 10**6
-
-
-def make_episode(steps, hz=40.0, **fields):
-    """An episode of which nothing is known but what `fields` say."""
-    arms = fields.get("gripper_command", np.zeros((steps, 0))).shape[1]
-    blank = dict(
-        episode_id="made", task="", seed=0, embodiment="robot", instruction="", control_hz=hz,
-        success=None, frames={}, cameras={}, state=np.zeros((steps + 1, 0), np.float32),
-        target_position=np.zeros((steps + 1, arms, 3), np.float32),
-        target_rotation=np.zeros((steps + 1, arms, 3, 3), np.float32),
-        gripper_command=np.zeros((steps, 0), np.float32), action_mask=np.zeros(20, bool),
-        signals={}, nouns={},
-    )  # fmt: skip
-    return Episode(**blank | fields)
 
 
 def assert_tiles(episode, spans):
@@ -218,6 +202,45 @@ def test_legs_of_a_known_walk_and_no_more():
     assert changepoints.leg_starts(way[:5], tolerance=0.02, patience=9.0, min_length=4) == []
 
 
+def gentle(still, start, hz=30.0, after=60, ramp=18, pace=2.0, drift=0.05):
+    """A slow drift [samples, 2], then an even start within `ramp` samples to `pace` a second."""
+    velocity = np.full((still + ramp + after, 2), drift / hz)
+    velocity[still : still + ramp, 0] += np.linspace(0, pace / hz, ramp) * start
+    velocity[still + ramp :, 0] += pace / hz * start
+    return np.cumsum(velocity, 0)
+
+
+@pytest.mark.parametrize("still, scale", [(40, 1.0), (70, 1.0), (40, 100.0)])
+def test_a_gentle_start_begins_with_its_first_motion(still, scale):
+    """Two lines meet in its middle; a stop, and a start at once, stay where they are."""
+    find = functools.partial(
+        changepoints.leg_starts, tolerance=0.1 * scale, patience=9.0, min_length=12
+    )
+    path = scale * gentle(still, 1.0)
+    (middle,) = find(path)
+    (first,) = changepoints.onsets(path, [middle], leave=0.02 * scale)
+    assert middle - still >= 6 and 0 <= first - still <= 5
+    stop = path[::-1]
+    assert changepoints.onsets(stop, find(stop), leave=0.02 * scale) == find(stop)
+    sudden = scale * gentle(still, 1.0, ramp=0)
+    assert changepoints.onsets(sudden, [still], leave=0.02 * scale) == [still]
+    # A leg that is bent from its beginning is a bow: no start is moved far into it.
+    bow = scale * np.stack([np.arange(90) ** 2 / 2000, np.arange(90) / 30], 1)
+    assert changepoints.onsets(bow, [60], leave=1e-6) == [45]
+    assert changepoints.onsets(path, [], leave=1.0) == []
+
+
+def test_fingers_that_snap_while_all_stands_are_a_boundary():
+    """Nothing moves before or after, so both spans are still: yet the hand was told to close."""
+    told = np.zeros((90, 3))
+    told[:30, :2] = np.linspace([0, 0], [1, 1], 30)
+    told[30:, :2] = 1.0
+    told[60:, 2] = 1.0
+    native = NativeActions(values=told.astype(np.float32), names=("a", "b", "right_gripper"))
+    episode = make_episode(90, 30.0, native=native)
+    assert 60 in boundaries.inner(discover(episode, max_length=NO_LIMIT))
+
+
 def test_fingers_are_found_by_name():
     names = (
         "kLeftShoulder",
@@ -281,87 +304,3 @@ def test_metaworld_boundaries_are_found_far_better_than_by_the_clock_or_by_speed
     )
     assert ours >= 0.85
     assert ours >= chunks + 0.2 and ours >= minima + 0.2
-
-
-def joint_episode(path, names, hz):
-    """A LeRobot table as an episode of joints: N rows are N observations, N - 1 steps."""
-    table = parquet.read_table(path, columns=["action", "observation.state"])
-    action, state = (np.array(table[c].to_pylist(), np.float32) for c in table.column_names)
-    native = NativeActions(values=action[:-1], names=tuple(names))
-    return make_episode(len(action) - 1, hz, state=state, native=native)
-
-
-def g1_episodes(root):
-    names = json.loads((root / "meta/info.json").read_text())["features"]["action"]["names"][0]
-    paths = sorted(root.glob("data/*/*.parquet"))
-    assert len(paths) == 12
-    return [joint_episode(path, names, 30.0) for path in paths]
-
-
-def four_phases(episode):
-    """Where grasp, lift and hold begin and the hand is closed, by shares of how far things went.
-
-    A rule of its own: 15 % and 85 % of the fingers' closing, then 10 % and 90 % of
-    the right arm's way from the closed hand to where the hand opens again.
-    """
-    values = motion.smooth(np.asarray(episode.native.values, np.float64), 5)
-    hand, arm = values[:, 20:26].mean(1), values[:, 7:14]
-    shoulder = arm[:, 0]
-    top = int(np.argmax(shoulder[: int(0.75 * len(arm))]))
-    low = top + int(np.argmin(shoulder[top:]))
-    middle = top + int(np.argmax(shoulder[top:] < (shoulder[top] + shoulder[low]) / 2))
-    widest = int(np.argmax(hand[:middle]))
-    closed = hand[widest : middle + 1].min()
-    level = (hand - closed) / (hand[widest] - closed)
-    grasp = widest + int(np.flatnonzero(level[widest:middle] > 0.85)[-1])
-    shut = grasp + int(np.argmax(level[grasp:] < 0.15))
-    opens = middle + int(np.argmax(hand[middle:] > closed + 0.25 * (hand[middle:].max() - closed)))
-    way = arm[opens] - arm[shut]
-    gone = (arm[shut : opens + 1] - arm[shut]) @ way / (way @ way)
-    return [
-        grasp,
-        shut,
-        shut + int(np.flatnonzero(gone < 0.1)[-1]),
-        shut + int(np.argmax(gone > 0.9)),
-    ]
-
-
-def test_the_four_phases_of_every_real_g1_clip_are_found(real_data):
-    """Approach, grasp, lift and hold: fingers within 0.3 s, the slow arm within 0.6 s."""
-    near, share, count = [], [], []
-    for episode in g1_episodes(real_data("g1_bottle_lerobot_v21")):
-        edges = boundaries.inner(discover(episode, max_length=NO_LIMIT))
-        grasp, shut, lift, hold = four_phases(episode)
-        for pair, steps in (((grasp, shut), 9), ((lift, hold), 18)):
-            assert len(boundaries.match(edges, sorted(pair), steps)) == 2, (
-                episode.episode_id,
-                pair,
-            )
-        near += [min(abs(e - p) for e in edges) for p in (grasp, shut, lift, hold)]
-        share.append(np.mean([min(abs(e - t) for e in edges) for t in range(episode.steps)]))
-        count.append(len(edges) * episode.control_hz / episode.steps)
-    # Nearer than any step of the clip is on average, with about one boundary a second.
-    assert np.mean(near) < 0.75 * np.mean(share)
-    assert np.mean(count) < 1.5
-
-
-def test_boundaries_of_simulated_gr1_clips_are_changes_of_motion(real_data):
-    """44 nameless columns: hands are known as switches, and joints turn more where we cut."""
-    root = real_data("gr1_sim_lerobot_v20") / "robot_sim.PickNPlace"
-    paths = sorted(root.glob("data/*/*.parquet"))
-    assert len(paths) == 5
-    for path in paths:
-        episode = joint_episode(path, [f"motor_{i}" for i in range(44)], 20.0)
-        values = np.asarray(episode.native.values, np.float64)
-        hands = switches(values)
-        assert hands and set(hands) <= set(range(7, 13)) | set(range(29, 35))
-        edges = boundaries.inner(discover(episode, max_length=NO_LIMIT))
-        assert 5 <= len(edges) <= episode.steps / 20
-        way = motion.smooth(np.delete(values, hands, 1), 5)
-        change = np.linalg.norm(way[16:] + way[:-16] - 2 * way[8:-8], axis=-1)
-        at = [change[e - 8] for e in edges if 8 <= e < episode.steps - 8]
-        assert np.mean(at) > 1.2 * change.mean()
-        # A hand told to close for a while is a boundary, to the frame.
-        told = np.flatnonzero(np.abs(np.diff(values[:, hands[-1]])) > 1) + 1
-        calm = np.diff([0, *told, episode.steps]) >= 10
-        assert set(told[calm[:-1] & calm[1:]].tolist()) <= set(edges)

@@ -96,3 +96,36 @@ def turns(
             break
         del kept[weakest]
     return kept
+
+
+def onsets(path: Float[np.ndarray, "samples c"], starts: list[int], *, leave: float) -> list[int]:
+    """Moves each start of a leg that is faster than the one before to its first motion.
+
+    Two straight legs that are fitted to a gentle start meet in its middle, too late.
+    The motion begins where the path leaves the line of the slower leg for good; that
+    line is drawn through the leg's first two thirds, before any start. A start lies as
+    much before its middle as after it, so it cannot begin earlier than by half of the
+    faster leg: what leaves the line before that is a bow.
+
+    Args:
+      starts: of legs, as `leg_starts` finds them.
+      leave: distance from the line that is no noise, unit of the path.
+
+    Returns:
+      As many, in the same order, none later than it was.
+    """
+    edges = [0, *starts, len(path)]
+    moved = []
+    for a, start, b in zip(edges, edges[1:], edges[2:], strict=False):
+        before = np.linalg.norm(path[start - 1] - path[a]) / (start - a)
+        after = np.linalg.norm(path[b - 1] - path[start]) / (b - start)
+        known = max(2 * (start - a) // 3, 2)
+        if after <= before or known >= start - a:
+            moved.append(start)
+            continue
+        slope, height = np.polyfit(np.arange(known), path[a : a + known], 1)
+        line = np.arange(known, start - a)[:, None] * slope + height
+        near = np.linalg.norm(path[a + known : start] - line, axis=-1) <= leave
+        left = a + known + (int(np.flatnonzero(near)[-1]) + 1 if near.any() else 0)
+        moved.append(max(left, start - (b - start) // 2))
+    return moved

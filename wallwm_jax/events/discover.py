@@ -22,7 +22,7 @@ from jaxtyping import Float
 from wallwm_jax.episodes.record import Episode, EventSpan
 from wallwm_jax.events import carve, motion
 from wallwm_jax.events.caption import AXES_KNOWN, direction_text
-from wallwm_jax.events.changepoints import leg_starts, turns
+from wallwm_jax.events.changepoints import leg_starts, onsets, turns
 from wallwm_jax.events.discover_arm import LEAST_NEW, arm_labels
 from wallwm_jax.events.discover_signals import (
     Seen,
@@ -54,6 +54,7 @@ WORDS = {
 """Label -> words. Objects have no names here: nobody said what they are."""
 
 TOLERANCE = 0.05
+LEAVE = 0.02  # of its range: this far off the line of a slower leg, an arm moves
 PATIENCE_SECONDS = 0.3  # of being off by the tolerance that are worth another leg
 LEAST_TURN = 0.6  # of the faster leg's velocity: a smaller change is a bow, no corner
 SLOW_SHARE = 0.8  # of the mean speed of all legs: slower ones are all at rest
@@ -168,14 +169,15 @@ def _joint_labels(
 ) -> tuple[list[str], np.ndarray]:
     fingers, columns = _finger_paths(episode, joints)
     arm, hz = joints[:, columns], episode.control_hz
-    edges = [t for path in fingers for t in _finger_edges(path, hz, min_length)]
-    edges += _legs(arm, hz, min_length)
+    fixed = [t for path in fingers for t in _finger_edges(path, hz, min_length)]
+    edges = fixed + _first_motions(arm, _legs(arm, hz, min_length), fixed, APART_SECONDS * hz)
     labels: list[str] = []
     for a, b in _pairs(_apart(edges, APART_SECONDS * hz), episode.steps):
         gripping = any(_moves(path, a, b) for path in fingers)
         label = "fingers" if gripping else "arm" if _moves(arm, a, b) else "still"
-        # A number keeps neighbours that move apart: their legs differ.
-        labels += [label if label == "still" else f"{label} {a}"] * (b - a)
+        # A number keeps neighbours apart: legs differ, and fingers may snap while all stands.
+        same = label == "still" and a not in fixed
+        labels += [label if same else f"{label} {a}"] * (b - a)
     speed = np.linalg.norm(np.diff(joints, axis=0, append=joints[-1:]), axis=-1) * hz
     return labels, speed
 
@@ -212,6 +214,20 @@ def _legs(path: np.ndarray, hz: float, min_length: int) -> list[int]:
         min_length=least,
     )
     return turns(path, found, least=LEAST_TURN, slow=SLOW_SHARE)
+
+
+def _first_motions(arm: np.ndarray, starts: list[int], taken: list[int], least: float) -> list[int]:
+    """Starts of the arm's legs, moved to their first motion.
+
+    One that would come nearer than `least` to what the fingers do stays where the
+    leg starts: there it is a boundary of its own.
+    """
+    leave = LEAVE * float(np.linalg.norm(np.ptp(arm, axis=0))) if starts else 0.0
+    moved = onsets(arm, starts, leave=leave)
+    return [
+        start if any(abs(first - other) < least for other in taken) else first
+        for start, first in zip(starts, moved, strict=True)
+    ]
 
 
 def _apart(edges: list[int], least: float) -> set[int]:
