@@ -127,7 +127,7 @@ def test_without_a_data_set_nothing_is_shifted(dots):
 
 
 def test_natural_lags_are_those_of_most_and_of_a_task_where_there_are_enough(dots):
-    slow = [dot_episode(10 + seed, follow=5, task="pull") for seed in range(5)]
+    slow = [dot_episode(10 + seed, follow=5, task="pull") for seed in range(4)]
     few = [dot_episode(20, follow=5, task="rare")]
     results = [sync.measure(e) for e in dots + slow + few]
     found = sync.natural_by_task(results)

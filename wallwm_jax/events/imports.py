@@ -23,13 +23,16 @@ from wallwm_jax.events.manifest import file_sha256
 from wallwm_jax.events.prepare import Preparation
 from wallwm_jax.events.runner import Part, Recipe
 
-IMPORT_VERSION = 1  # raise when importing changes what it makes
+IMPORT_VERSION = 2  # raise when importing changes what it makes
 EPISODES_PER_SHARD = 32
 SURVEYED = 16
 """Episodes read (numbers only) to learn a dataset's views and rate."""
 
 SYNCED = 24
 """Episodes watched to learn the natural lags of a dataset."""
+
+FOLLOWED = 96
+"""Episodes (numbers only) from which it is learnt how the state follows the actions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,22 +68,27 @@ def survey(source: Source) -> Survey:
 
 
 def natural_lags(source: Source) -> dict[str, sync.Natural]:
-    """Task -> the lags of a dataset's episodes, from up to `SYNCED` of them; "" for all tasks.
+    """Task -> the lags of a dataset's episodes, from up to `FOLLOWED` of them; "" for all tasks.
 
-    Decodes their pictures once, small. Empty when no episode is sure.
+    Decodes the pictures of up to `SYNCED` once, small. Empty when no episode is sure.
     """
-    count = min(SYNCED, len(source.keys))
-    chosen = np.unique(np.linspace(0, len(source.keys) - 1, count).round().astype(int))
-    results = []
-    for i in chosen:
+    watched, results = set(_spread(SYNCED, source)), []
+    for key in sorted(watched | set(_spread(FOLLOWED, source)), key=source.keys.index):
         try:
-            episode = source.read(source.keys[i])
+            episode = source.read(key)
             if episode.arms and episode.frames:
-                results.append(sync.measure(episode))
+                results.append(sync.measure(episode, motion=None if key in watched else {}))
         except (SourceError, ValueError) as error:
             logging.info("not measured: %s", error)
     whole = sync.natural_lags(results)
     return sync.natural_by_task(results) | ({"": whole} if whole else {})
+
+
+def _spread(most: int, source: Source) -> list[str]:
+    """Up to `most` keys, evenly from the first to the last."""
+    count = min(most, len(source.keys))
+    chosen = np.unique(np.linspace(0, len(source.keys) - 1, count).round().astype(int))
+    return [source.keys[i] for i in chosen]
 
 
 def make_parts(

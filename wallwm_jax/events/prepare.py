@@ -105,7 +105,8 @@ def annotated(
             skipped=f"{decision.stage}: {decision.reason}",
         )  # fmt: skip
 
-    for stage in (_views, _rate, _sync, _clean, _prune):
+    # The natural lags were learnt at the source's own rate.
+    for stage in (_views, _sync, _rate, _clean, _prune):
         episode, decision = stage(episode, options)
         if decision is not None:
             decisions.append(decision)

@@ -7,18 +7,22 @@ show what was reached, not what was asked for:
 
     action --followed--> state --seen--> pictures        lag = followed + seen
 
-`followed` compares each commanded column with the state column that takes its
-values (signed velocities: exact). `seen` compares how much and which way the
-arm moves with how much and which way the picture changes; every view and limb
-votes with its evidence. Where no state column takes the commanded values, the
-actions are compared with the pictures directly.
+`followed` pairs each commanded column with the state column that takes its
+values. How a robot's state answers its commands is learnt from all episodes of
+the data set (`sync_model`), and an episode's offset is the one at which that
+model expects its state best. `seen` compares how much and which way the arm
+moves with how much and which way the picture changes; every view and limb votes
+with its evidence. Where no state column takes the commanded values, the actions
+are compared with the pictures directly.
 
 **What counts as an error.** A lag is none: controllers take their time and
 cameras are late, at deployment as in the record, and a policy must meet both
 alike. An error is what differs from the *natural* lags of the data set, those
 that most of its sure episodes have (`natural_lags`). Only the difference is
-shifted, only on strong and undivided evidence. Weak, split and out-of-window
-votes quarantine the episode.
+shifted, only on strong and undivided evidence. Split offsets, commands that tell
+nothing of the state, too little motion (`sync_lags.MOTION_NATS`) and pictures
+that speak for no lag or another one quarantine the episode. A camera is not as
+sharp as an encoder: pictures need only not prefer another lag than the usual.
 """
 
 from collections.abc import Mapping
@@ -26,13 +30,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from wallwm_jax.episodes.record import Episode
-from wallwm_jax.events import decision, sync_limbs, sync_motion
+from wallwm_jax.events import decision, sync_lags, sync_limbs, sync_model, sync_motion
 from wallwm_jax.events.decision import Decision
 from wallwm_jax.events.retake import retake
 from wallwm_jax.events.sync_evidence import Comparison, correlations, evidence
 from wallwm_jax.events.sync_lags import (
-    CLEAR_NATS,
     KEPT_NATS,
+    PRIOR_NATS,
     SHIFTED_NATS,
     Natural,
     SyncResult,
@@ -45,16 +49,16 @@ from wallwm_jax.events.sync_lags import (
 WINDOW = 12
 """Largest lag searched, steps either way, of each of the two comparisons."""
 
-FARTHEST = 8
-"""Largest shift, steps: what is farther off is no slip of a clock."""
+USUAL_SHARE = 0.4
+"""Of the evidence per step that pictures usually give: those of another episode give less."""
 
-SHIFTED_CLEAR = {"pictures": 5.0, "commands": 12.0}
-"""By which a change must beat every other lag but its neighbours."""
+AGAINST_NATS = 2.0
+"""By which pictures must prefer another lag to speak against the usual one."""
 
-BETWEEN = {"pictures": 0.3, "commands": 0.4}
+SHIFTED_CLEAR = 5.0  # nats by which a change of the pictures beats all lags but its neighbours
+BETWEEN = 0.3
 """Steps: farther from a whole step, or where lags scatter more, a shift is a guess."""
 
-PRIOR_NATS = 3.0  # log 20: one episode in twenty is off; an error must be likelier than that
 LATENCY_SECONDS = 0.25  # a controller or a camera is late by up to this
 SHORTEST = 24  # observations
 
@@ -86,7 +90,7 @@ def measure(
         )  # fmt: skip
     if motion is None:
         motion = {v: sync_motion.picture_motion(film) for v, film in episode.frames.items()}
-    followed, paths = sync_limbs.follow(episode, limbs, window)
+    followed, paths, traces = sync_limbs.follow(episode, limbs, window)
     seen, votes = np.zeros(2 * window + 1), []
     for view, moved in motion.items():
         for name, path in paths.items():
@@ -101,6 +105,7 @@ def measure(
         seen=Comparison(curve=tuple(seen.tolist())),
         followed=followed,
         votes=tuple(votes),
+        traces=traces,
         idle="" if votes else "too little motion in the pictures",
     )
 
@@ -183,7 +188,7 @@ def synchronise(
     numbers = _numbers(result, natural)
     if result.idle or natural is None:
         return _alone(episode, result, numbers)
-    if (result.followed is None) != (natural.followed is None):
+    if (result.followed is None) and natural.follower:
         reason = "state and commands have nothing in common, unlike in the rest of the data set"
         return None, _decided(decision.QUARANTINED, reason, numbers)
     return _among_others(episode, result, natural, numbers)
@@ -204,39 +209,48 @@ def _among_others(
     episode: Episode, result: SyncResult, natural: Natural, numbers: dict
 ) -> tuple[Episode | None, Decision]:
     """Moves what differs from the natural lags beyond doubt."""
-    usual = natural.usual()
-    moves, doubt = {"pictures": 0, "commands": 0}, ""
-    for what, found in result.parts().items():
-        moves[what], said = _move(what, found, usual[what])
-        doubt = doubt or (said and f"{what}: {said}")
-    late = moves["pictures"] + moves["commands"]
-    if max(abs(late), *map(abs, moves.values())) > FARTHEST:
-        doubt = doubt or f"off by {late:+d}, out of the window of {FARTHEST} steps"
-    if doubt:
-        return None, _decided(decision.QUARANTINED, doubt, numbers)
-    if not any(moves.values()):
+    late, doubts = 0, []
+    if natural.follower:
+        fit = sync_model.judge(natural.follower, result.traces, PRIOR_NATS)
+        if fit is None:
+            return None, _decided(decision.QUARANTINED, "commands: none of the usual", numbers)
+        numbers = numbers | {
+            "offset": fit.offset, "sure": round(fit.margin, 1),
+            "told": round(fit.contrast, 1), "motion": round(fit.motion, 1),
+        }  # fmt: skip
+        late = -fit.offset - natural.late
+        doubts.append(sync_lags.doubt(fit) and f"commands: {sync_lags.doubt(fit)}")
+    state, said = _move(result.seen, natural.seen, episode.steps)
+    doubts.append(said and f"pictures: {said}")
+    late += state
+    if max(abs(late), abs(state)) > sync_model.FARTHEST:
+        doubts.append(f"off by {late:+d}, out of the window of {sync_model.FARTHEST} steps")
+    if any(doubts):
+        return None, _decided(decision.QUARANTINED, next(filter(None, doubts)), numbers)
+    if not late and not state:
         reason = f"lag {result.lag:+.1f} is natural"
         return episode, _decided(decision.KEPT, reason, numbers)
     # Without a state that follows, the actions alone were compared, and move alone.
-    state = moves["pictures"] if result.followed else 0
+    state = state if natural.follower else 0
     reason = f"actions shifted by {late:+d}, state by {state:+d} steps"
     numbers = numbers | {"shift": late, "shift_state": state}
     return shift(episode, late, state), _decided(decision.CHANGED, reason, numbers)
 
 
-def _move(what: str, found: Comparison, usual: Usual) -> tuple[int, str]:
-    """Steps by which a comparison is off the usual lag, and why to doubt it ("" if not)."""
+def _move(found: Comparison, usual: Usual, steps: int) -> tuple[int, str]:
+    """Steps by which the pictures are off the usual lag, and why to doubt it ("" if not)."""
+    least = max(found.curve) - found.contrast
     found = found.expecting(usual.place, PRIOR_NATS)
+    here = found.near(usual.place, max(0.5, usual.spread))
+    needed = max(KEPT_NATS, USUAL_SHARE * usual.nats * steps)
+    if here - least >= needed and max(found.curve) - here < AGAINST_NATS:
+        return 0, ""
     off = found.place - usual.place
-    move = 0 if abs(off) < max(0.5, usual.spread) else round(off)
-    if not move:
-        return 0, found.trouble(KEPT_NATS, CLEAR_NATS[what])
-    if said := found.trouble(SHIFTED_NATS[what], SHIFTED_CLEAR[what]):
+    move = round(off)
+    if said := found.trouble(SHIFTED_NATS, SHIFTED_CLEAR):
         return move, said
-    if max(abs(off - move), usual.spread) > BETWEEN[what]:
+    if not move or max(abs(off - move), usual.spread) > BETWEEN:
         return move, f"{off:+.1f} of the usual lag +-{usual.spread:.1f} is no whole number of steps"
-    if max(found.curve) - found.at(usual.place) < PRIOR_NATS:
-        return move, f"{move:+d} of the usual lag, but not clearly"
     return move, ""
 
 
@@ -255,7 +269,7 @@ def _numbers(result: SyncResult, natural: Natural | None) -> dict:
     if result.followed:
         numbers["followed"] = round(result.followed.place, 2)
     if natural:
-        numbers["natural"] = round(sum(lag.place for lag in natural.usual().values()), 2)
+        numbers["natural"] = round(natural.seen.place + (natural.followed or 0), 2)
     return numbers
 
 

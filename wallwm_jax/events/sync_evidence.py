@@ -66,10 +66,12 @@ class Comparison:
         rivals = [n for i, n in enumerate(self.curve) if abs(i - best) > 1]
         return float(max(self.curve) - max(rivals, default=0.0))
 
-    def at(self, place: float) -> float:
-        """Nats at a lag between steps (the line between its neighbours); 0 outside."""
+    def near(self, place: float, reach: float) -> float:
+        """The most nats within `reach` steps of a lag (lines between whole lags); 0 outside."""
         places = np.arange(-self.window, self.window + 1)
-        return float(np.interp(place, places, self.curve, left=0.0, right=0.0))
+        ends = np.interp((place - reach, place + reach), places, self.curve, left=0.0, right=0.0)
+        inside = np.abs(places - place) <= reach
+        return float(max(ends.max(), np.max(self.curve, where=inside, initial=0.0)))
 
     def expecting(self, place: float, nats: float) -> "Comparison":
         """The comparison of somebody who held a lag likelier beforehand, by `nats`."""

@@ -17,6 +17,7 @@ from wallwm_jax.events.sync_evidence import (
     evidence,
     likeness,
 )
+from wallwm_jax.events.sync_model import Traces
 
 FOLLOWS = 0.5
 """Correlation of velocities, and share of the variance, with which a state column
@@ -34,6 +35,7 @@ class Limb:
     """The commanded columns of one limb, the values in force BEFORE each step."""
 
     name: str
+    columns: tuple[str, ...]
     command: Float[np.ndarray, "observations c"]
 
 
@@ -44,7 +46,11 @@ def limbs(episode: Episode) -> list[Limb]:
     they often move when the arm does not.
     """
     found = [
-        Limb(name=f"arm {arm}", command=np.asarray(episode.target_position[:, arm], np.float64))
+        Limb(
+            name=f"arm {arm}",
+            columns=tuple(f"arm {arm} {axis}" for axis in "xyz"),
+            command=np.asarray(episode.target_position[:, arm], np.float64),
+        )
         for arm in range(episode.arms)
         if episode.action_mask[arm * action_space.ARM_DIMS]
     ]
@@ -53,7 +59,11 @@ def limbs(episode: Episode) -> list[Limb]:
         # Row t of the native numbers is the command OF step t: in force after it.
         held = np.concatenate([values[:1], values])
         groups = _groups(episode.native.names, np.ptp(held, axis=0) > 0)
-        found = [Limb(name=name, command=held[:, columns]) for name, columns in groups.items()]
+        names = episode.native.names
+        found = [
+            Limb(name=name, columns=tuple(f"{i} {names[i]}" for i in taken), command=held[:, taken])
+            for name, taken in groups.items()
+        ]
     return [limb for limb in found if np.ptp(limb.command, axis=0).any()]
 
 
@@ -73,29 +83,32 @@ def _groups(names: Sequence[str], moves: np.ndarray) -> dict[str, list[int]]:
 
 def follow(
     episode: Episode, limbs: Sequence[Limb], window: int
-) -> tuple[Comparison | None, dict[str, Float[np.ndarray, "observations c"]]]:
+) -> tuple[Comparison | None, dict[str, Float[np.ndarray, "observations c"]], Traces]:
     """How the state follows the commands.
 
     Returns:
       (evidence for each lag of the state behind the commands, or None when no
       state column takes the values of a commanded one; the reached path of each
-      limb that has one, or else the commanded path of each).
+      limb that has one, or else the commanded path of each; the columns compared).
     """
-    total, paths = np.zeros(2 * window + 1), {}
+    total, paths, partners = np.zeros(2 * window + 1), {}, {}
     state = np.asarray(episode.state, np.float64)
     moved = sync_motion.velocity(state)
     for limb in limbs if state.shape[1] else ():
         asked = sync_motion.velocity(sync_motion.response(limb.command))
         partner = _partners(limb.command, state, asked, moved, window)
         found = np.flatnonzero(partner >= 0)
+        partners |= {limb.columns[i]: int(partner[i]) for i in found}
         if len(found):
             reached = state[:, partner[found]]
             total += _sharp(asked[:, found], moved[:, partner[found]], window)
             total += _near(sync_motion.response(limb.command)[:, found], reached, window)
             paths[limb.name] = state[:, np.unique(partner[found])]
+    commands = {n: c for limb in limbs for n, c in zip(limb.columns, limb.command.T, strict=True)}
+    traces = Traces(commands=commands, state=episode.state, partners=partners)
     if not paths:
-        return None, {limb.name: limb.command for limb in limbs}
-    return Comparison(curve=tuple(total.tolist())), paths
+        return None, {limb.name: limb.command for limb in limbs}, traces
+    return Comparison(curve=tuple(total.tolist())), paths, traces
 
 
 def _partners(

@@ -1,37 +1,39 @@
 """Grain underneath the loader: batches read ahead by a thread or by processes.
 
-Habits of Grain 0.2 that are handled here. Its workers read absl flags, which
-raise unless parsed. Its iterator waits for ever on a worker that is stopped.
-Its workers wait for ever on a consumer that was killed. However a worker is
-lost, the run ends with one line and leaves no process and no semaphore.
+Workers are processes of our own, each with a Grain iterator inside, not Grain's
+`mp_prefetch`. A worker of that one which is killed or stopped in the middle of
+a message leaves a reader in this process that waits for ever: the message
+cannot end, and the pipe is not at its end either, because this process keeps
+the writing end too. (The same holds for the locks they share, and their
+semaphores outlive a killed run.) Here a worker and this process share one
+connection and nothing else: each holds one end, so the end of either is seen
+by the other, in the middle of a message too. No lock, no semaphore, no shared
+memory. However a worker is lost, the run ends with one line and nothing is left.
 """
 
 import dataclasses
-import gc
 import multiprocessing
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import connection, util
 
 import grain
 import numpy as np
-from absl import flags
 
 from wallwm_jax.errors import UserError
-from wallwm_jax.input import semaphores
 from wallwm_jax.input.source import BatchSource, PackedSource, stack
 
-WORKER_NAME = "grain-process-prefetch"
-"""How Grain names its worker processes."""
+WORKER_NAME = "loader-worker"
+"""How the names of worker processes begin."""
 
 START_S = 120
 """Seconds that workers have at least for their first batches: they import everything first."""
 
 RELEASE_S = 5
-"""Seconds that Grain has to see that its workers were killed."""
+"""Seconds that the system has to take a killed worker away."""
 
 
 class LoaderError(UserError):
@@ -47,8 +49,34 @@ class Prefetch:
     timeout_s: int | float
 
 
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """What one worker reads: elements `first`, `first + step`, ... of a source."""
+
+    source: PackedSource | BatchSource
+    rows: int | None
+    ahead: int
+    first: int = 0
+    step: int = 1
+
+    def read(self) -> Iterator[dict[str, np.ndarray]]:
+        """The elements, read ahead by one thread."""
+        dataset = grain.MapDataset.source(self.source)
+        if self.rows is not None:
+            dataset = dataset.batch(self.rows, batch_fn=stack)
+        # A batch is the unit that is dealt to workers in turn: their number
+        # cannot change what is in it.
+        if self.step > 1:
+            dataset = dataset[self.first :: self.step]
+        return iter(
+            dataset.to_iter_dataset(
+                grain.ReadOptions(num_threads=1, prefetch_buffer_size=self.ahead)
+            )
+        )
+
+
 class Elements:
-    """A Grain iterator of batch dicts with a watchdog on worker processes.
+    """An iterator of batch dicts with a watchdog on worker processes.
 
     Attributes:
       timeout_s: longest wait for workers; None without workers.
@@ -56,194 +84,205 @@ class Elements:
 
     def __init__(self, source: PackedSource | BatchSource, rows: int | None, prefetch: Prefetch):
         """Starts at element 0 of `source`; `rows` elements make a batch (None: one does)."""
-        self.timeout_s = prefetch.timeout_s if prefetch.workers else None
-        # Batching before `to_iter_dataset` makes a batch the unit that is dealt
-        # to workers in turn: their number cannot change what is in it.
-        dataset = grain.MapDataset.source(source)
-        if rows is not None:
-            dataset = dataset.batch(rows, batch_fn=stack)
-        dataset = dataset.to_iter_dataset(
-            grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch.batches)
-        )
-        if prefetch.workers:
-            parse_flags()
-            semaphores.remove_left()
-            semaphores.claim()
-            options = grain.MultiprocessingOptions(
-                num_workers=prefetch.workers, per_worker_buffer_size=prefetch.batches
-            )
-            # Batches travel through pipes: in shared memory a killed run would
-            # leave every segment of its last batches behind.
-            pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-            dataset = grain.experimental.WithOptionsIterDataset(dataset, pipes)
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-        self._starting = prefetch.workers
-        self._iterator: Iterator | None = iter(dataset)
-        self._reader = _Reader(self._iterator) if prefetch.workers else None
+        count = prefetch.workers
+        self.timeout_s = prefetch.timeout_s if count else None
+        self._taken, self._closed = 0, False
+        self._workers = [
+            _Worker(_Share(source, rows, prefetch.batches, i, count), i) for i in range(count)
+        ]
+        self._iterator = None if count else _Share(source, rows, prefetch.batches).read()
+        # Also at exit, before Python joins its child processes: it would wait for a stopped
+        # one for ever. And for a loader that was dropped and not closed.
+        self._end = util.Finalize(self, _end_all, args=(self._workers,), exitpriority=1)
 
     def next(self) -> dict[str, np.ndarray]:
         """The next element.
 
         Raises:
-          LoaderError: a worker died, or none answered in time.
+          LoaderError: a worker died, or the one in turn did not answer in time.
           UserError: what reading the element raised, wherever it was read.
         """
-        if self._iterator is None:
+        if self._closed:
             raise LoaderError("the loader's workers were ended; start the run again")
-        if self._reader is None:
+        if self._iterator is not None:
             return next(self._iterator)
         try:
             return self._from_workers()
         except UserError:
-            self._end_workers()
+            self.close()
             raise
         except Exception as error:
-            self._end_workers()
+            self.close()
             raise LoaderError(_told(error)) from error
 
     def _from_workers(self) -> dict[str, np.ndarray]:
-        limit = max(self.timeout_s, START_S) if self._starting else self.timeout_s
+        count = len(self._workers)
+        limit = max(self.timeout_s, START_S) if self._taken < count else self.timeout_s
         try:
-            element = self._reader.next(limit)
+            element = self._workers[self._taken % count].next(limit)
         except queue.Empty:
             raise LoaderError(
-                f"no batch from the loader's workers for {limit:g} s: {_states()}; start the run "
-                "again, with more seconds to wait or with 0 workers to find out why"
+                f"no batch from the loader's workers for {limit:g} s: {_states(self._workers)}; "
+                "start the run again, with more seconds to wait or with 0 workers to find out why"
             ) from None
-        self._starting = max(self._starting - 1, 0)
+        self._taken += 1
         return element
 
-    def _end_workers(self) -> None:
-        """Ends workers that are dead, stopped or of no more use; a stopped one ends only so."""
-        if self._reader is not None:
-            _kill_workers()
-            # Grain's iterator waits for ever when it is closed before it has seen
-            # the death of the worker it waits for.
-            self._reader.wait(RELEASE_S)
-        self.close()
-
     def close(self) -> None:
-        """Ends worker processes and threads; removes their semaphores."""
-        if self._iterator is None:
+        """Ends worker processes and threads, dead, stopped or well, within `RELEASE_S`."""
+        if self._closed:
             return
-        self._iterator.close()
-        self._iterator = None
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-            # Semaphores go with the last reference to Grain's queues, which stand in circles.
-            gc.collect()
+        self._closed = True
+        self._end()
+        deadline = time.monotonic() + RELEASE_S
+        for worker in self._workers:
+            worker.wait(deadline)
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
 
 
-class _Reader(threading.Thread):
-    """Calls `next` on request, so that somebody else can stop waiting for it.
+class _Worker(threading.Thread):
+    """One worker process, and the thread that alone talks to it.
 
-    A daemon: a thread that waits for ever must not keep a failed run from ending.
+    Whatever may wait for ever on the process happens in this thread, so that
+    somebody else can stop waiting: starting it, handing it its share, which may
+    be larger than a pipe holds, and reading. A daemon: it must not keep a run
+    from ending.
     """
 
-    def __init__(self, iterator: Iterator):
-        super().__init__(name="loader-watchdog", daemon=True)
-        self._iterator: Iterator | None = iterator
+    def __init__(self, share: _Share, index: int):
+        super().__init__(name=f"loader-reader-{index}", daemon=True)
+        context = multiprocessing.get_context("spawn")
+        self._share, self._ended = share, False
+        self._ours, self._theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(self._theirs,), daemon=True, name=f"{WORKER_NAME}-{index}"
+        )
         self._asked, self._answers = queue.SimpleQueue(), queue.SimpleQueue()
-        self._waiting = False
+        for _ in range(share.ahead):
+            self._asked.put(True)
         self.start()
 
     def next(self, timeout_s: int | float) -> dict[str, np.ndarray]:
-        """The next element; queue.Empty when it does not come in time."""
-        if not self._waiting:
-            self._asked.put(True)
-            self._waiting = True
+        """The worker's next element; queue.Empty when it does not come in time."""
+        self._asked.put(True)
         element, error = self._answers.get(timeout=timeout_s)
-        self._waiting = False
         if error is not None:
             raise error
         return element
 
-    def wait(self, timeout_s: int | float) -> None:
-        """Waits for the answer to the last question, whatever it is."""
-        deadline = time.monotonic() + timeout_s
-        while self._waiting and (left := deadline - time.monotonic()) > 0:
-            try:
-                self.next(left)
-            except Exception:
-                continue
+    def end(self) -> None:
+        """Kills the process, which ends the thread too. Waits for nothing.
 
-    def close(self) -> None:
-        """Ends the thread, unless it waits for ever."""
+        Nothing milder ends a stopped process, and a worker only reads: there is
+        nothing that it could leave half done.
+        """
+        self._ended = True
+        if self.process.pid is not None:
+            self.process.kill()
         self._asked.put(False)
-        if not self._waiting:
-            self.join(RELEASE_S)
+
+    def wait(self, deadline: float) -> None:
+        """Waits until thread and process are gone, no longer than to a `time.monotonic()`."""
+        self.join(max(0.0, deadline - time.monotonic()))
+        if self.process.pid is not None:
+            self.process.join(max(0.0, deadline - time.monotonic()))
 
     def run(self) -> None:
-        """Answers until closed."""
-        while self._asked.get():
-            try:
-                answer = (next(self._iterator), None)
-            except BaseException as error:
-                # Its frames hold Grain's queues, for as long as somebody keeps the error.
-                error.__cause__ = error.__context__ = None
-                answer = (None, error.with_traceback(None))
-            self._answers.put(answer)
-            del answer
-        self._iterator = None
+        """Reads ahead as far as was asked for, until ended."""
+        try:
+            self._start_process()
+            self._talk()
+        except Exception as error:
+            self._answers.put((None, error))
+        finally:
+            self._ours.close()
+
+    def _start_process(self) -> None:
+        try:
+            self.process.start()
+        finally:
+            # While this process holds their end as well, a lost worker's message has no end.
+            self._theirs.close()
+        if self._ended:  # before there was anything to kill
+            self.process.kill()
+
+    def _talk(self) -> None:
+        try:
+            self._ours.send(self._share)
+            self._share = None
+            # One more than was asked for is under way, so that one side packs while the other
+            # unpacks. Asking bounds what is read ahead: a pipe may hold many small batches.
+            self._ours.send(True)
+            while self._asked.get():
+                self._ours.send(True)
+                self._answers.put(self._ours.recv())
+        except (EOFError, OSError):
+            self.process.join(RELEASE_S)
+            raise LoaderError(_ended(self.process.exitcode)) from None
 
 
-def parse_flags() -> None:
-    """Marks absl flags as parsed if no `app.run` did: Grain's workers read them."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+def _end_all(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.end()
 
 
-def _start_worker(index: int, count: int) -> None:
-    del index, count
-    parse_flags()
+def _work(pipe: connection.Connection) -> None:
+    """A worker's life: sends what it reads, as it is asked for, and what goes wrong."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        elements = pipe.recv().read()
+        while pipe.recv():
+            pipe.send((next(elements), None))
+    except Exception as error:
+        _send_error(pipe, error)
+        # Stays until it is killed: nobody could ask a process that is gone for its reason.
+        threading.Event().wait()
+
+
+def _send_error(pipe: connection.Connection, error: Exception) -> None:
+    try:
+        pipe.send((None, error))
+    except OSError:  # nobody is there to hear it
+        os._exit(1)
+    except Exception:  # no pickle can be made of it
+        pipe.send((None, LoaderError(_told(error))))
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when the training process is gone, however it went.
-
-    Grain's workers wait for a consumer for ever, also for a killed one.
-    """
+    """Ends this worker when the training process is gone, however it went."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def _workers() -> list[multiprocessing.process.BaseProcess]:
-    return [p for p in multiprocessing.active_children() if p.name.startswith(WORKER_NAME)]
-
-
-def _kill_workers() -> None:
-    """Kills Grain's worker processes, those of other loaders of this process too."""
-    for child in _workers():
-        child.kill()
-
-
-def _states() -> str:
+def _states(workers: list[_Worker]) -> str:
     """What the workers are doing, as far as the system tells."""
     told = {"T": "is stopped", "t": "is traced", "D": "waits for a disk", "Z": "is dead"}
     found = []
-    for child in _workers():
+    for worker in workers:
         try:
-            with open(f"/proc/{child.pid}/stat") as file:
+            with open(f"/proc/{worker.process.pid}/stat") as file:
                 state = file.read().rsplit(")", 1)[1].split()[0]
         except OSError:
             continue
         if state in told:
-            found.append(f"process {child.pid} {told[state]}")
+            found.append(f"process {worker.process.pid} {told[state]}")
     return ", ".join(found) or "one hangs"
+
+
+def _ended(code: int | None) -> str:
+    """One line for a worker that is gone; `code` is its exit code, None when it is not known."""
+    why = ": killed, out of memory?" if code == -9 else ""
+    return (
+        f"a worker process of the loader ended (exit code {code}{why}); start the run again, "
+        "with fewer workers if memory is short"
+    )
 
 
 def _told(error: Exception) -> str:
     """One line for an error that is not made for users."""
     text = str(error).splitlines()[0] if str(error) else ""
-    if "exit code" in text:
-        code = text.split("exit code")[1].split(".")[0].strip()
-        why = ": killed, out of memory?" if code == "-9" else ""
-        return (
-            f"a worker process of the loader ended (exit code {code}{why}); start the run again, "
-            "with fewer workers if memory is short"
-        )
     return (
         f"the loader failed ({type(error).__name__}: {text}); run with 0 workers to find out where"
     )
