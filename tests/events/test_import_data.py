@@ -195,13 +195,10 @@ def test_real_folders_are_counted_exactly(real_data, tmp_path):
     assert counts == {
         "bridge_rlds": ("rlds", 25, 25),
         "g1_bottle_lerobot_v21": ("lerobot_v2.1", 6, 94),
-        # One clip's pictures lie half a step aside of the others': doubtful, so kept out.
-        "gr1_sim_lerobot_v20": ("lerobot_v2.0", 4, 1),
+        "gr1_sim_lerobot_v20": ("lerobot_v2.0", 5, 0),
         "captaincook4d": ("captaincook4d", 308, 0),
     }
     doubles = [s["reason"] for s in read_manifest(tmp_path / "bridge_rlds").skipped]
     assert all("duplicate of" in reason for reason in doubles)
-    (doubtful,) = read_manifest(tmp_path / "gr1_sim_lerobot_v20").skipped
-    assert doubtful["reason"].startswith("sync: ")
     assert read_manifest(tmp_path / "g1_bottle_lerobot_v21").frames == 1632
     assert read_manifest(tmp_path / "captaincook4d").events == 4353

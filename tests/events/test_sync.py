@@ -11,7 +11,7 @@ import pytest
 from wallwm_jax.episodes import action_space
 from wallwm_jax.episodes.record import Annotation, Camera, Episode
 from wallwm_jax.episodes.source import open_source
-from wallwm_jax.events import sync, sync_evidence, sync_motion
+from wallwm_jax.events import sync, sync_evidence, sync_limbs, sync_motion
 
 HZ, SIZE = 30.0, 32
 
@@ -120,6 +120,59 @@ def test_what_cannot_be_told_is_quarantined_with_its_reason(natural):
         assert nothing is None and words in decision.reason, decision.reason
 
 
+def test_which_columns_are_seen_is_known_from_the_data_set(dots, natural):
+    """Of one episode alone it would depend on the shift that is looked for."""
+    traces = sync.measure(dots[0], motion={}).traces
+    path = sync_limbs.body(traces, natural.follower)
+    np.testing.assert_array_equal(path, dots[0].state)
+    for partners in ({"arm 0 x": 2}, {"arm 0 x": 1, "arm 0 y": 0}):
+        misled = dataclasses.replace(traces, partners=partners)
+        np.testing.assert_array_equal(sync_limbs.body(misled, natural.follower), path)
+        assert sync_limbs.body(misled, None).shape[1] == len(partners)
+    alone = dataclasses.replace(traces, partners={})
+    assert np.array_equal(sync_limbs.body(alone, None), np.stack([*traces.commands.values()], 1))
+
+
+def test_a_clock_that_slips_halfway_is_not_moved_as_a_whole(dots, natural):
+    """What pictures alone tell is believed where every view and both halves tell it."""
+    verdicts = []
+    for episode in dots[:3]:
+        motion = {v: sync_motion.picture_motion(f) for v, f in episode.frames.items()}
+        rows = np.arange(episode.steps)
+        slips = {
+            "throughout": dict.fromkeys(motion, rows - 3),
+            "a third": dict.fromkeys(motion, np.where(rows < 160, rows - 3, rows)),
+            "one view": {"front": rows - 3, "top": rows},
+        }
+        for name, taken in slips.items():
+            late = {
+                v: sync_motion.PictureMotion(m.change[k], m.drift[k])
+                for (v, m), k in zip(
+                    motion.items(), (taken[v].clip(0) for v in motion), strict=True
+                )
+            }
+            result = sync.measure(episode, motion=late, natural=natural)
+            made = sync.synchronise(episode, natural, result=result)[1]
+            verdicts.append((name, made.verdict))
+            assert made.verdict != "changed" or (name, made.numbers["shift_state"]) == (
+                "throughout",
+                3,
+            )
+    assert ("throughout", "changed") in verdicts
+
+
+def test_an_arm_that_turns_pictures_another_way_later_is_seen_all_the_same(monkeypatch):
+    """Which way a joint turns a picture depends on where the arm is."""
+    episode = dot_episode(3, steps=400)
+    frames = {
+        v: np.concatenate([f[:200], 255 - f[200:, :, ::-1]]) for v, f in episode.frames.items()
+    }
+    turned = dataclasses.replace(episode, frames=frames)
+    parts = sync.measure(turned).seen
+    monkeypatch.setattr(sync, "STRETCH", 1000)
+    assert parts.lag == 0 and parts.margin > 1.2 * sync.measure(turned).seen.margin
+
+
 def test_without_a_data_set_nothing_is_shifted(dots):
     assert sync.synchronise(dots[0])[1].verdict == "kept"
     moved, decision = sync.synchronise(sync.shift(dots[0], 6))
@@ -200,13 +253,8 @@ def test_real_clips(real_data, name):
         for k in (-3, 2, 4):
             first = max(0, k)
             late = sync.shift(clip, k)
-            cut = {
-                v: sync_motion.PictureMotion(
-                    m.change[first : first + late.steps], m.drift[first : first + late.steps]
-                )
-                for v, m in moved.items()
-            }
-            found = sync.measure(late, motion=cut)
+            cut = {v: m.part(first, first + late.steps) for v, m in moved.items()}
+            found = sync.measure(late, motion=cut, natural=natural)
             made = sync.synchronise(late, natural, result=found)[1]
             assert made.verdict == "quarantined" or made.numbers["shift"] == -k
             undone += made.passes

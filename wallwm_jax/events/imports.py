@@ -23,7 +23,7 @@ from wallwm_jax.events.manifest import file_sha256
 from wallwm_jax.events.prepare import Preparation
 from wallwm_jax.events.runner import Part, Recipe
 
-IMPORT_VERSION = 2  # raise when importing changes what it makes
+IMPORT_VERSION = 3  # raise when importing changes what it makes
 EPISODES_PER_SHARD = 32
 SURVEYED = 16
 """Episodes read (numbers only) to learn a dataset's views and rate."""

@@ -213,11 +213,11 @@ def _rate(episode: Episode, options: Preparation) -> tuple[Episode, Decision | N
 def _sync(episode: Episode, options: Preparation) -> tuple[Episode, Decision | None]:
     if not options.sync or not episode.arms or not episode.frames:
         return episode, None
-    result = sync.measure(episode)
+    natural = options.natural.get(episode.task) or options.natural.get("")
+    result = sync.measure(episode, natural=natural)
     if result.idle and options.unverified:
         reason = f"actions not checked against pictures: {result.idle}"
         return episode, Decision(stage="sync", verdict=CHANGED, reason=reason)
-    natural = options.natural.get(episode.task) or options.natural.get("")
     synchronised, decision = sync.synchronise(episode, natural, result=result)
     return (episode if synchronised is None else synchronised), decision
 

@@ -10,10 +10,10 @@ show what was reached, not what was asked for:
 `followed` pairs each commanded column with the state column that takes its
 values. How a robot's state answers its commands is learnt from all episodes of
 the data set (`sync_model`), and an episode's offset is the one at which that
-model expects its state best. `seen` compares how much and which way the arm
-moves with how much and which way the picture changes; every view and limb votes
-with its evidence. Where no state column takes the commanded values, the actions
-are compared with the pictures directly.
+model expects its state best. `seen` compares how much and which way the robot
+moves with how much and which way the picture changes, stretch by stretch; every
+view votes with its evidence. Where no state column takes the commanded values,
+the actions are compared with the pictures directly.
 
 **What counts as an error.** A lag is none: controllers take their time and
 cameras are late, at deployment as in the record, and a policy must meet both
@@ -22,9 +22,11 @@ that most of its sure episodes have (`natural_lags`). Only the difference is
 shifted, only on strong and undivided evidence. Split offsets, commands that tell
 nothing of the state, too little motion (`sync_lags.MOTION_NATS`) and pictures
 that speak for no lag or another one quarantine the episode. A camera is not as
-sharp as an encoder: pictures need only not prefer another lag than the usual.
+sharp as an encoder: pictures need only not prefer another lag than the usual,
+and what only they tell is moved only where every view and both halves tell it.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -62,7 +64,10 @@ BETWEEN = 0.3
 LATENCY_SECONDS = 0.25  # a controller or a camera is late by up to this
 SHORTEST = 24  # observations
 
-AXES, DRIFTS = 5, 6  # independent motions of a limb and of a picture
+STRETCH = 200
+"""Steps that are compared at once, about: enough that few are lost where two meet."""
+
+AXES, DRIFTS = 5, 6  # independent motions of a body and of a picture
 QUARTER, WHOLE, DIRECTION = 1 / 3, 2 / 3, 0.2
 """Weights of the votes. Quarters of a picture see much of the same noise, and
 the 30 pairs of directions are far from independent: each kind counts about
@@ -74,12 +79,15 @@ def measure(
     *,
     window: int = WINDOW,
     motion: Mapping[str, sync_motion.PictureMotion] | None = None,
+    natural: Natural | None = None,
 ) -> SyncResult:
     """Compares actions, state and pictures of one episode; changes nothing.
 
     Args:
       window: largest lag of each comparison, steps.
       motion: view -> `sync_motion.picture_motion`, where it is known already.
+      natural: of the data set, where it is known already: which columns of the
+        state are compared with the pictures must not depend on the shift.
     """
     limbs = sync_limbs.limbs(episode)
     if idle := _nothing(episode, limbs):
@@ -90,21 +98,21 @@ def measure(
         )  # fmt: skip
     if motion is None:
         motion = {v: sync_motion.picture_motion(film) for v, film in episode.frames.items()}
-    followed, paths, traces = sync_limbs.follow(episode, limbs, window)
-    seen, votes = np.zeros(2 * window + 1), []
-    for view, moved in motion.items():
-        for name, path in paths.items():
-            curve = _vote(path, moved, episode.control_hz, window)
-            seen += curve
-            if curve.any():
-                one = Comparison(curve=tuple(curve))
-                votes.append(Vote(view=view, limb=name, lag=one.lag, nats=one.contrast))
+    followed, traces = sync_limbs.follow(episode, limbs, window)
+    path = sync_limbs.body(traces, natural and natural.follower)
+    views = _views(path, motion, episode.control_hz, window)
+    votes = [
+        Vote(view=view, lag=one.lag, nats=one.contrast)
+        for view, one in views.items()
+        if any(one.curve)
+    ]
     return SyncResult(
         episode_id=episode.episode_id,
         task=episode.task,
-        seen=Comparison(curve=tuple(seen.tolist())),
+        seen=_sum(views, window),
         followed=followed,
         votes=tuple(votes),
+        motion=motion,
         traces=traces,
         idle="" if votes else "too little motion in the pictures",
     )
@@ -118,8 +126,36 @@ def _nothing(episode: Episode, limbs: list) -> str:
     return "" if limbs else "too little motion in the commands"
 
 
+def _views(
+    path: np.ndarray, motion: Mapping[str, sync_motion.PictureMotion], hz: float, window: int
+) -> dict[str, Comparison]:
+    return {view: _stretches(path, moved, hz, window) for view, moved in motion.items()}
+
+
+def _sum(views: Mapping[str, Comparison], window: int) -> Comparison:
+    curves = [one.curve for one in views.values()]
+    return Comparison(curve=tuple(np.sum([np.zeros(2 * window + 1), *curves], 0).tolist()))
+
+
+def _stretches(
+    path: np.ndarray, moved: sync_motion.PictureMotion, hz: float, window: int
+) -> Comparison:
+    """What one view says of a path.
+
+    Stretch by stretch: which way a joint turns a picture depends on where the
+    arm is, and over minutes it would seem to have nothing to do with it.
+    """
+    steps = len(moved.change)
+    edges = np.linspace(0, steps, max(1, round(steps / STRETCH)) + 1).astype(int).tolist()
+    curves = [
+        _vote(path[first : last + 1], moved.part(first, last), hz, window)
+        for first, last in itertools.pairwise(edges)
+    ]
+    return Comparison(curve=tuple(np.sum(curves, 0).tolist()))
+
+
 def _vote(path: np.ndarray, moved: sync_motion.PictureMotion, hz: float, window: int) -> np.ndarray:
-    """Evidence float64[lags] that one view shows one limb."""
+    """Evidence float64[lags] that one view shows a path."""
     whole = moved.change.mean((1, 2))
     rows, columns = (max(1, n // 2) for n in moved.change.shape[1:])
     quarters = [
@@ -177,14 +213,14 @@ def synchronise(
     Args:
       natural: of the data set. Without it nothing is shifted: a lone episode is
         kept when a latency can explain its lags, else quarantined.
-      result: of `measure` on this very episode, where it is known already.
+      result: of `measure` on this very episode and `natural`, where it is known already.
 
     Returns:
       (the episode in step, None when quarantined; the decision).
     """
     if not episode.action_mask.any() and episode.native is None:
         return episode, _decided(decision.KEPT, "no actions to synchronise", {})
-    result = measure(episode) if result is None else result
+    result = measure(episode, natural=natural) if result is None else result
     numbers = _numbers(result, natural)
     if result.idle or natural is None:
         return _alone(episode, result, numbers)
@@ -209,24 +245,13 @@ def _among_others(
     episode: Episode, result: SyncResult, natural: Natural, numbers: dict
 ) -> tuple[Episode | None, Decision]:
     """Moves what differs from the natural lags beyond doubt."""
-    late, doubts = 0, []
-    if natural.follower:
-        fit = sync_model.judge(natural.follower, result.traces, PRIOR_NATS)
-        if fit is None:
-            return None, _decided(decision.QUARANTINED, "commands: none of the usual", numbers)
-        numbers = numbers | {
-            "offset": fit.offset, "sure": round(fit.margin, 1),
-            "told": round(fit.contrast, 1), "motion": round(fit.motion, 1),
-        }  # fmt: skip
-        late = -fit.offset - natural.late
-        doubts.append(sync_lags.doubt(fit) and f"commands: {sync_lags.doubt(fit)}")
-    state, said = _move(result.seen, natural.seen, episode.steps)
-    doubts.append(said and f"pictures: {said}")
-    late += state
-    if max(abs(late), abs(state)) > sync_model.FARTHEST:
-        doubts.append(f"off by {late:+d}, out of the window of {sync_model.FARTHEST} steps")
-    if any(doubts):
-        return None, _decided(decision.QUARANTINED, next(filter(None, doubts)), numbers)
+    late, state, said, told = _moves(result, natural, episode.steps)
+    numbers = numbers | told
+    if state and not said:
+        against = _against(episode, result, natural, state)
+        said = against and f"pictures: split votes, {against}"
+    if said:
+        return None, _decided(decision.QUARANTINED, said, numbers)
     if not late and not state:
         reason = f"lag {result.lag:+.1f} is natural"
         return episode, _decided(decision.KEPT, reason, numbers)
@@ -235,6 +260,47 @@ def _among_others(
     reason = f"actions shifted by {late:+d}, state by {state:+d} steps"
     numbers = numbers | {"shift": late, "shift_state": state}
     return shift(episode, late, state), _decided(decision.CHANGED, reason, numbers)
+
+
+def _moves(result: SyncResult, natural: Natural, steps: int) -> tuple[int, int, str, dict]:
+    """Steps by which actions and state are off, why to doubt it ("" if not), the numbers of it."""
+    late, doubts, numbers = 0, [], {}
+    if natural.follower:
+        fit = sync_model.judge(natural.follower, result.traces, PRIOR_NATS)
+        if fit is None:
+            return 0, 0, "commands: none of the usual", {}
+        numbers = {
+            "offset": fit.offset, "sure": round(fit.margin, 1),
+            "told": round(fit.contrast, 1), "motion": round(fit.motion, 1),
+        }  # fmt: skip
+        late = -fit.offset - natural.late
+        doubts.append(sync_lags.doubt(fit) and f"commands: {sync_lags.doubt(fit)}")
+    state, said = _move(result.seen, natural.seen, steps)
+    doubts.append(said and f"pictures: {said}")
+    late += state
+    if max(abs(late), abs(state)) > sync_model.FARTHEST:
+        doubts.append(f"off by {late:+d}, out of the window of {sync_model.FARTHEST} steps")
+    return late, state, next(filter(None, doubts), ""), numbers
+
+
+def _against(episode: Episode, result: SyncResult, natural: Natural, move: int) -> str:
+    """Which view or half, heard alone, does not put the pictures off by `move` ("" if all do).
+
+    Encoders know a step, pictures of a short glide do not: what only they tell is
+    believed where none of them errs.
+    """
+    for vote in result.votes:
+        if round(vote.lag - natural.seen.place) != move:
+            return f"{vote.view} says {vote.lag:+d}, all together {result.seen.place:+.1f}"
+    path = sync_limbs.body(result.traces, natural.follower)
+    middle = episode.steps // 2
+    for name, first, last in (("first", 0, middle), ("second", middle, episode.steps)):
+        motion = {v: m.part(first, last) for v, m in result.motion.items()}
+        half = _views(path[first : last + 1], motion, episode.control_hz, result.seen.window)
+        place = _sum(half, result.seen.window).place
+        if abs(place - result.seen.place) > BETWEEN:
+            return f"the {name} half says {place:+.1f}, the whole {result.seen.place:+.1f}"
+    return ""
 
 
 def _move(found: Comparison, usual: Usual, steps: int) -> tuple[int, str]:
@@ -264,7 +330,7 @@ def _numbers(result: SyncResult, natural: Natural | None) -> dict:
         "seen": round(result.seen.place, 2),
         "contrast": round(result.seen.contrast, 2),
         "margin": round(result.seen.margin, 2),
-        "votes": [f"{v.view}/{v.limb}: {v.lag:+d} ({v.nats:.1f})" for v in result.votes],
+        "votes": [f"{v.view}: {v.lag:+d} ({v.nats:.1f})" for v in result.votes],
     }
     if result.followed:
         numbers["followed"] = round(result.followed.place, 2)

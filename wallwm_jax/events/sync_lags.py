@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from wallwm_jax.events import sync_model
 from wallwm_jax.events.sync_evidence import Comparison
 from wallwm_jax.events.sync_model import Fit, Follower, Traces
+from wallwm_jax.events.sync_motion import PictureMotion
 
 CLEAR_NATS = {"pictures": 2.5, "commands": 12.0}
 """By which the best lag must beat all but its neighbours. State and commands are
@@ -21,14 +22,15 @@ SHIFTED_NATS = 15.0
 
 PRIOR_NATS = 3.0  # log 20: one episode in twenty is off; an error must be likelier than that
 
-SURE_NATS = 3.0
-"""Margin of an offset under the model: the next best one is twenty times less likely."""
+SURE_NATS = 7.0
+"""Margin of an offset under the model: the next best one is a thousand times less
+likely. Data sets have thousands of episodes, and errors that last count double."""
 
 UNFOLLOWED_NATS = 9.0  # contrast of commands and pictures that have only each other
 TOLD_NATS = 9.0
 """Nats that commands must tell about the state: of another episode's few have 3."""
 
-MOTION_NATS = 6.0
+MOTION_NATS = 10.0
 """Enough motion: what one step of offset must be expected to cost, so that the
 likelihood can outweigh `PRIOR_NATS` and leave `SURE_NATS`. It is a property of
 the commands and the learnt robot alone, known before anything is compared."""
@@ -41,10 +43,9 @@ ROUNDS = 6  # of learning and judging; two or three are the rule
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vote:
-    """What one view says about one limb: pictures are behind by `lag`, `nats` sure."""
+    """What one view says: pictures are behind by `lag`, `nats` sure."""
 
     view: str
-    limb: str
     lag: int
     nats: float
 
@@ -57,7 +58,8 @@ class SyncResult:
       episode_id, task: of the episode.
       seen: pictures behind the state (behind the actions when `followed` is None).
       followed: state behind the actions; None without a state that follows them.
-      votes: of the views and limbs, for the record.
+      votes: of the views, for the record.
+      motion: of the pictures, by view.
       traces: the columns that were compared; None when none was.
       idle: why nothing could be compared; "" when something was.
     """
@@ -67,6 +69,7 @@ class SyncResult:
     seen: Comparison
     followed: Comparison | None
     votes: tuple[Vote, ...]
+    motion: Mapping[str, PictureMotion] = dataclasses.field(default_factory=dict)
     traces: Traces | None = None
     idle: str = ""
 

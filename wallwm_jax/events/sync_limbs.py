@@ -17,7 +17,7 @@ from wallwm_jax.events.sync_evidence import (
     evidence,
     likeness,
 )
-from wallwm_jax.events.sync_model import Traces
+from wallwm_jax.events.sync_model import Follower, Traces
 
 FOLLOWS = 0.5
 """Correlation of velocities, and share of the variance, with which a state column
@@ -83,15 +83,14 @@ def _groups(names: Sequence[str], moves: np.ndarray) -> dict[str, list[int]]:
 
 def follow(
     episode: Episode, limbs: Sequence[Limb], window: int
-) -> tuple[Comparison | None, dict[str, Float[np.ndarray, "observations c"]], Traces]:
+) -> tuple[Comparison | None, Traces]:
     """How the state follows the commands.
 
     Returns:
       (evidence for each lag of the state behind the commands, or None when no
-      state column takes the values of a commanded one; the reached path of each
-      limb that has one, or else the commanded path of each; the columns compared).
+      state column takes the values of a commanded one; the columns compared).
     """
-    total, paths, partners = np.zeros(2 * window + 1), {}, {}
+    total, partners = np.zeros(2 * window + 1), {}
     state = np.asarray(episode.state, np.float64)
     moved = sync_motion.velocity(state)
     for limb in limbs if state.shape[1] else ():
@@ -103,12 +102,30 @@ def follow(
             reached = state[:, partner[found]]
             total += _sharp(asked[:, found], moved[:, partner[found]], window)
             total += _near(sync_motion.response(limb.command)[:, found], reached, window)
-            paths[limb.name] = state[:, np.unique(partner[found])]
     commands = {n: c for limb in limbs for n, c in zip(limb.columns, limb.command.T, strict=True)}
     traces = Traces(commands=commands, state=episode.state, partners=partners)
-    if not paths:
-        return None, {limb.name: limb.command for limb in limbs}, traces
-    return Comparison(curve=tuple(total.tolist())), paths, traces
+    return (Comparison(curve=tuple(total.tolist())) if partners else None), traces
+
+
+def body(traces: Traces, follower: Follower | None) -> Float[np.ndarray, "observations c"]:
+    """The path that pictures are compared with: of all limbs, because they show all at once.
+
+    Compared one by one, a limb that repeats the other's motion later is taken for
+    that one, late; and of one episode alone, it depends on the very shift that is
+    looked for which columns seem to follow.
+
+    Args:
+      follower: of the data set, which knows what columns are reached.
+
+    Returns:
+      The reached columns; the commanded ones where no state follows.
+    """
+    pairs = {a.name: a.partner for a in follower.answers} if follower else traces.partners
+    reached = {pairs[name] for name in traces.commands if name in pairs}
+    reached = [column for column in sorted(reached) if column < traces.state.shape[1]]
+    if traces.partners and reached:
+        return np.asarray(traces.state[:, reached], np.float64)
+    return np.stack([*traces.commands.values()], 1)
 
 
 def _partners(

@@ -45,6 +45,10 @@ class PictureMotion:
     change: Float32[np.ndarray, "steps rows columns"]
     drift: Float32[np.ndarray, "steps axes"]
 
+    def part(self, first: int, last: int) -> "PictureMotion":
+        """What moves between the observations first..last."""
+        return PictureMotion(self.change[first:last], self.drift[first:last])
+
 
 def picture_motion(film: Film) -> PictureMotion:
     """Reads a film forward once, in blocks, and shrinks it on the way.

@@ -15,6 +15,7 @@ import dataclasses
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -230,6 +231,8 @@ def _end_all(workers: list[_Worker]) -> None:
 
 def _work(pipe: connection.Connection) -> None:
     """A worker's life: sends what it reads, as it is asked for, and what goes wrong."""
+    # A scheduler signals the whole group; the run still needs batches until it has saved.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         elements = pipe.recv().read()
