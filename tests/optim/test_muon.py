@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
-from wallwm_jax.optim.muon import MatrixAxes, from_matrices, scale_by_muon, to_matrices
+from wallwm_jax.optim import exchange
+from wallwm_jax.optim.matrices import MatrixAxes, from_matrices, to_matrices
+from wallwm_jax.optim.muon import muon_plan, scale_by_muon
+from wallwm_jax.optim.plan import PlanError
 
 WHOLE = MatrixAxes(rows=(-3,), cols=(-2, -1))
 PER_HEAD = MatrixAxes(rows=(-3,), cols=(-1,))
@@ -97,6 +102,65 @@ def test_update_is_per_layer_and_per_head():
             alone, _ = update_single(part, single.init(part))
             got = updates["query"][layer, :, head]
             np.testing.assert_allclose(got, alone["w"], atol=2e-5)
+
+
+def test_fused_parts_are_matrices_of_their_own():
+    """[in, 3 out] with parts is three [in, out]."""
+    rng = np.random.default_rng(5)
+    query, key, value = (jnp.asarray(rng.normal(size=(2, 12, 20)), jnp.float32) for _ in range(3))
+    fused = {"w": jnp.concatenate([query, key, value], -1)}
+    apart = {"query": query, "key": key, "value": value}
+    parts = scale_by_muon([(".*", MatrixAxes(parts=((-1, 3),)))])
+    single = scale_by_muon()
+    got, _ = parts.update(fused, parts.init(fused))
+    want, _ = single.update(apart, single.init(apart))
+    np.testing.assert_allclose(got["w"], jnp.concatenate([want[k] for k in apart], -1), atol=2e-5)
+
+
+def test_parts_round_trip_and_refusal():
+    axes = MatrixAxes(rows=(0,), cols=(1,), parts=((0, 2), (1, 3)))
+    x = jnp.arange(8 * 15, dtype=jnp.float32).reshape(8, 15)
+    matrices = to_matrices(x, axes)
+    assert matrices.shape == (2, 3, 4, 5)
+    np.testing.assert_array_equal(matrices[1, 2], x[4:, 10:])
+    np.testing.assert_array_equal(from_matrices(matrices, axes, x.shape), x)
+    with pytest.raises(ValueError, match="qkv .*axis 1 of 16 does not divide into 3"):
+        scale_by_muon([(".*", axes)]).init({"qkv": jnp.zeros((8, 16))})
+
+
+def test_many_matrices_in_batches_are_the_same(monkeypatch):
+    """One owner's matrices, all at once, one by one and in a loop with a rest."""
+    grads = {"w": jnp.asarray(np.random.default_rng(6).normal(size=(7, 8, 12)), jnp.float32)}
+    results = []
+    for at_once, unrolled in ((10**6, 8), (96, 8), (2 * 96, 2)):
+        monkeypatch.setattr(exchange, "AT_ONCE", at_once)
+        monkeypatch.setattr(exchange, "UNROLLED", unrolled)
+        tx = scale_by_muon()
+        compiled = jax.jit(tx.update).lower(grads, tx.init(grads)).compile()
+        results.append((compiled(grads, tx.init(grads))[0]["w"], " while(" in compiled.as_text()))
+    assert [looped for _, looped in results] == [False, False, True]
+    for got, _ in results[1:]:
+        np.testing.assert_allclose(got, results[0][0], atol=2e-5)
+
+
+def test_a_mesh_needs_specs_of_all_its_leaves():
+    mesh = Mesh(np.array(jax.devices()[:1] * 8), ("fsdp",))  # only its shape is read
+    with pytest.raises(PlanError, match="needs the parameters' specs"):
+        muon_plan(tree(), RULES, mesh=mesh)
+    with pytest.raises(PlanError, match=r"no spec for parameter out \(3, 4, 6, 16\)"):
+        muon_plan(tree(), RULES, mesh=mesh, specs={"plain": P(), "query": P()})
+    by_path = lambda path, leaf: P(None, "fsdp") if path == "query" else P()
+    plan, leaves = muon_plan(tree(), RULES, mesh=mesh, specs=by_path)
+    cut = {leaf.path: cuts for leaf, cuts in zip(leaves, plan.specs, strict=True)}
+    assert cut["query"] == ((), ("fsdp",), (), ()) and not any(cut["stacked"])
+
+
+def test_small_gradients_keep_their_bits_in_bfloat16():
+    """bfloat16 gradients: the momentum is summed in float32."""
+    grads = {"w": jnp.full((4, 4), 1.0, jnp.bfloat16)}
+    tx = scale_by_muon(momentum_dtype=jnp.float32)
+    _, state = tx.update(grads, tx.init(grads))
+    np.testing.assert_array_equal(state.mu["w"], np.float32(1 - 0.95))
 
 
 def test_size_of_updates():

@@ -7,7 +7,7 @@ import pytest
 
 from wallwm_jax.optim import newton_schulz as ns
 
-jitted = jax.jit(ns.newton_schulz, static_argnums=1, static_argnames="compute_dtype")
+jitted = jax.jit(ns.newton_schulz, static_argnums=1, static_argnames=("compute_dtype", "route"))
 
 SHAPES = [(24, 24), (48, 16), (3, 12, 20), (2, 2, 8, 32), (1, 7)]
 
@@ -88,6 +88,84 @@ def test_bfloat16_products_stay_bounded(name):
     assert np.linalg.svd(np.asarray(half), compute_uv=False).max() < 1.25
     cosine = np.sum(exact * half) / np.linalg.norm(exact) / np.linalg.norm(half)
     assert cosine > 0.998
+
+
+@pytest.mark.parametrize("name", ["standard", "minimax"])
+@pytest.mark.parametrize("shape", [(20, 20), (40, 12)])
+def test_routes_are_one_polynomial(name, shape):
+    x = jnp.asarray(np.random.default_rng(3).normal(size=shape), jnp.float32)
+    direct, gram = (
+        jitted(x, ns.coefficients_of(name), route=route) for route in ("direct", "gram")
+    )
+    np.testing.assert_allclose(gram, direct, atol=2e-4)
+
+
+def spectra(m):
+    """Singular values of momenta: from one direction to all alike but for a power law."""
+    k = np.arange(m)
+    return {
+        "1/k": 1 / (1 + k),
+        "1/k^2": 1 / (1 + k) ** 2,
+        "1/sqrt(k)": 1 / np.sqrt(1 + k),
+        "two decades": 10 ** (-2 * k / m),
+        "four decades": 10 ** (-4 * k / m),
+        "one direction": np.where(k, 1e-4, 1.0),
+        "two directions": np.where(k == 0, 1.0, np.where(k == 1, 0.7, 3e-3)),
+    }
+
+
+@pytest.mark.parametrize("name", ["standard", "minimax"])
+@pytest.mark.parametrize("route", ["direct", "gram"])
+def test_bfloat16_keeps_the_largest_singular_value(name, route):
+    """Within 1 % of the float32 polynomial's, whatever the decay of the spectrum.
+
+    ("standard" maps equal values to one that is no extremum, so for momenta of one or two
+    directions its error is a shift inside its range, and the range is what is bounded.)
+    """
+    rng = np.random.default_rng(4)
+    decays = np.stack(list(spectra(64).values()))
+    x = matrices_with(decays, (len(decays), 64, 160), rng)[0]
+    coefficients = ns.coefficients_of(name)
+    unit = decays / np.linalg.norm(decays, axis=-1, keepdims=True)
+    want = scalar_map(unit, coefficients).max(-1)
+    half = jitted(
+        jnp.asarray(x, jnp.float32), coefficients, route=route, compute_dtype=jnp.bfloat16
+    )
+    largest = np.linalg.svd(np.asarray(half), compute_uv=False)[:, 0]
+    few = np.array(["direction" in case for case in spectra(64)]) & (name == "standard")
+    np.testing.assert_allclose(largest[~few], want[~few], rtol=1e-2)
+    assert np.all(largest <= 1.01 * 1.2023)  # the largest value of "standard" on (0, 1]
+
+
+def test_stretches_end_where_the_factor_has_grown():
+    assert ns.stretches(ns.STANDARD) == (3, 2) and ns.stretches(ns.MINIMAX) == (1, 2, 2)
+    for count in range(1, 12):
+        lengths = ns.stretches(ns.STANDARD[:1] * count)
+        assert sum(lengths) == count and max(lengths) <= ns.LONGEST
+    steep = ((100.0, -1.0, 1.0),) * 3  # more than a stretch may grow: each stands alone
+    assert ns.stretches(steep) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 96), (64, 128), (96, 64)])
+@pytest.mark.parametrize("route", ["direct", "gram"])
+def test_flops_are_what_the_compiler_counts(shape, route):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    compiled = jitted.lower(x, route=route).compile()
+    wanted = ns.newton_schulz_flops(*shape)[route]
+    # Besides the products there is a little work on single numbers.
+    assert 1 <= compiled.cost_analysis()["flops"] / wanted < 1.2
+
+
+def test_the_cheaper_route_is_taken():
+    assert ns.newton_schulz_flops(3072, 3072)["direct"] == pytest.approx(0.870e12, rel=1e-3)
+    assert ns.newton_schulz_flops(3072, 14336)["gram"] == pytest.approx(1.894e12, rel=1e-3)
+    routes = [ns.cheaper_route(64, n) for n in (64, 96, 97, 128)]
+    assert routes == ["direct", "direct", "gram", "gram"]
+    x = jax.ShapeDtypeStruct((64, 256), jnp.float32)
+    chosen = jitted.lower(x).as_text()
+    assert chosen.count("dot_general") == jitted.lower(x, route="gram").as_text().count(
+        "dot_general"
+    )
 
 
 def test_zero_and_extreme_scales():

@@ -16,11 +16,14 @@ from typing import Any, Literal
 
 import jax
 import optax
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from wallwm_jax.optim.muon import LAST_TWO, MatrixAxes, scale_by_muon
+from wallwm_jax.optim.matrices import LAST_TWO, MatrixAxes
+from wallwm_jax.optim.muon import Specs, scale_by_muon
 from wallwm_jax.optim.newton_schulz import coefficients_of
 from wallwm_jax.optim.rules import Rules, match_rules
+from wallwm_jax.optim.symmetric import ProductChoice
 
 LABELS = ("muon", "adamw", "frozen")
 
@@ -60,9 +63,13 @@ def make_optimizer(
     muon_rms: float = 0.2,
     muon_coefficients: str = "standard",
     muon_compute_dtype: DTypeLike | None = None,
+    muon_momentum_dtype: DTypeLike | None = None,
+    muon_product: ProductChoice = "auto",
     b1: float = 0.9,
     b2: float = 0.95,
     eps: float = 1e-8,
+    mesh: Mesh | None = None,
+    specs: Specs | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon for matrices, AdamW for the rest, nothing for what is frozen.
 
@@ -83,6 +90,9 @@ def make_optimizer(
         ratio between the ones its momentum adds up.
       muon_*: see `scale_by_muon`; coefficients by name ("standard", "minimax").
       b1, b2, eps: AdamW.
+      mesh: the run's mesh: Muon deals the matrices over its devices.
+      specs: where the parameters lie on it, see `scale_by_muon`; a tree may
+        have more leaves than Muon gets.
 
     Returns:
       An optax transformation. Its state mirrors the trained parameters leaf by
@@ -109,6 +119,10 @@ def make_optimizer(
         rms=muon_rms,
         coefficients=coefficients_of(muon_coefficients),
         compute_dtype=muon_compute_dtype,
+        momentum_dtype=muon_momentum_dtype,
+        product=muon_product,
+        mesh=mesh,
+        specs=specs,
     )
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     adamw_peak = learning_rate if adamw_learning_rate is None else adamw_learning_rate

@@ -10,80 +10,40 @@ The factor of u_t (Liu et al. 2025, Moonlight) gives the update of an orthogonal
 matrix a root mean square of r whatever its shape. With r = 0.2 it is as large
 as a typical AdamW update, so one learning rate and decay suit both.
 
-Which axes form the matrix is data (`MatrixAxes`): layers stacked by a scan are
+Which axes form the matrix is data (`matrices`): layers stacked by a scan are
 batch axes, and a kernel [layers, in, heads, head_dim] is orthogonalised per
 layer, either whole (in x heads*head_dim) or per head (in x head_dim).
+
+On a mesh every matrix is orthogonalised once, by one device that is sent its
+slices: `plan` says which, `exchange` does it. Momentum and update stay where
+the parameter lies.
 """
 
-import dataclasses
-import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from wallwm_jax.optim.newton_schulz import STANDARD, Coefficients, newton_schulz
-from wallwm_jax.optim.rules import Rules, match_rules
+from wallwm_jax.optim.exchange import orthogonalise_all
+from wallwm_jax.optim.matrices import LAST_TWO, MatrixAxes
+from wallwm_jax.optim.newton_schulz import (
+    STANDARD,
+    Coefficients,
+    newton_schulz,
+    newton_schulz_flops,
+)
+from wallwm_jax.optim.plan import Leaf, Plan, PlanError, make_plan
+from wallwm_jax.optim.rules import Rules, match_rules, path_name
+from wallwm_jax.optim.symmetric import ProductChoice, pick_product
 
-
-@dataclasses.dataclass(frozen=True)
-class MatrixAxes:
-    """Which axes of a parameter are the rows and columns of its matrix.
-
-    All remaining axes are batch: one matrix per index. Negative numbers count
-    from the end, so that one rule serves a kernel with and without a leading
-    axis of scanned layers. Examples, for [layers, in, heads, head_dim]:
-
-      MatrixAxes(rows=(-3,), cols=(-2, -1))   whole: in x (heads * head_dim)
-      MatrixAxes(rows=(-3,), cols=(-1,))      per head: in x head_dim
-    """
-
-    rows: tuple[int, ...] = (-2,)
-    cols: tuple[int, ...] = (-1,)
-
-    def resolve(self, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Non-negative (batch, rows, cols) axes of a parameter with `ndim` axes.
-
-        Raises:
-          ValueError: an axis is out of range, or named twice, or none is named.
-        """
-        named = self.rows + self.cols
-        if any(not -ndim <= axis < ndim for axis in named):
-            raise ValueError(f"{self}: out of range for {ndim} axes; use AdamW or other axes")
-        positive = [axis % ndim for axis in named]
-        if len(set(positive)) < len(positive) or not self.rows or not self.cols:
-            raise ValueError(f"{self}: rows and cols must be disjoint and not empty ({ndim} axes)")
-        batch = tuple(axis for axis in range(ndim) if axis not in positive)
-        return batch, tuple(positive[: len(self.rows)]), tuple(positive[len(self.rows) :])
-
-    def matrix_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """(rows, cols) of one matrix of a parameter with this shape."""
-        _, rows, cols = self.resolve(len(shape))
-        return math.prod(shape[axis] for axis in rows), math.prod(shape[axis] for axis in cols)
-
-
-LAST_TWO: Rules[MatrixAxes] = ((".*", MatrixAxes()),)
-"""Rules for trees whose Muon leaves are all [in, out] or [layers, in, out]."""
-
-
-def to_matrices(x: Float[Array, "..."], axes: MatrixAxes) -> Float[Array, "*batch m n"]:
-    """Transposes and folds a parameter into a batch of matrices; see `from_matrices`."""
-    batch, rows, cols = axes.resolve(x.ndim)
-    moved = x.transpose(batch + rows + cols)
-    return moved.reshape(tuple(x.shape[axis] for axis in batch) + axes.matrix_shape(x.shape))
-
-
-def from_matrices(
-    matrices: Float[Array, "*batch m n"], axes: MatrixAxes, shape: tuple[int, ...]
-) -> Float[Array, "..."]:
-    """Inverse of `to_matrices` for a parameter of this shape."""
-    batch, rows, cols = axes.resolve(len(shape))
-    order = batch + rows + cols
-    moved = matrices.reshape(tuple(shape[axis] for axis in order))
-    return moved.transpose(tuple(order.index(axis) for axis in range(len(shape))))
+Specs = Callable[[str, Any], PartitionSpec] | Any
+"""Where parameters lie: (path, leaf) -> PartitionSpec, or a tree of PartitionSpecs
+or NamedShardings that has (at least) the leaves that Muon gets."""
 
 
 class MuonState(NamedTuple):
@@ -94,9 +54,11 @@ class MuonState(NamedTuple):
 
 
 def _momentum(grads: Any, state: MuonState, beta: float, nesterov: bool) -> tuple[Any, Any]:
-    """(m_t, the direction to orthogonalise), both float trees like `grads`."""
+    """(m_t, the direction to orthogonalise), both float32 trees like `grads`."""
     count = optax.safe_increment(state.count)
-    mu = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.mu, grads)
+    wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)  # noqa: E731
+    grads = wide(grads)
+    mu = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, wide(state.mu), grads)
     if not nesterov:
         return mu, mu  # Newton-Schulz ignores scale: no bias correction needed
     # In the Nesterov form two differently corrected terms are added, so the
@@ -104,6 +66,61 @@ def _momentum(grads: Any, state: MuonState, beta: float, nesterov: bool) -> tupl
     ahead = 1 - beta ** optax.safe_increment(count).astype(jnp.float32)
     now = 1 - beta ** count.astype(jnp.float32)
     return mu, jax.tree.map(lambda m, g: beta * m / ahead + (1 - beta) * g / now, mu, grads)
+
+
+def muon_plan(
+    tree: Any,
+    matrix_axes: Rules[MatrixAxes] = LAST_TWO,
+    *,
+    mesh: Mesh | None = None,
+    specs: Specs | None = None,
+    coefficients: Coefficients = STANDARD,
+) -> tuple[Plan, list[Leaf]]:
+    """Who orthogonalises what of a tree of parameters (or their shapes).
+
+    Args:
+      tree: what reaches `scale_by_muon`, without the leaves of other optimizers.
+      matrix_axes, mesh, specs: as there.
+      coefficients: of Newton-Schulz; they decide what a matrix costs.
+
+    Raises:
+      PlanError: a mesh without specs, or a parameter that has none.
+      ValueError: uncovered paths, or axes that do not fit.
+    """
+    axes = match_rules(matrix_axes, tree, what="Muon matrix axes")
+    jax.tree_util.tree_map_with_path(_check_axes, tree, axes)
+    spread = mesh is not None and mesh.size > 1
+    if spread and specs is None:
+        raise PlanError("Muon on a mesh of several devices needs the parameters' specs; pass specs")
+    spec_of = _spec_lookup(specs) if spread else lambda path, leaf: PartitionSpec()
+    leaves = [
+        Leaf(path_name(path), tuple(x.shape), of, spec_of(path_name(path), x))
+        for (path, x), of in zip(
+            jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(axes), strict=True
+        )
+    ]
+    cost = lambda m, n: min(newton_schulz_flops(m, n, coefficients).values())  # noqa: E731
+    return make_plan(leaves, dict(mesh.shape) if spread else {}, cost), leaves
+
+
+def _spec_lookup(specs: Specs) -> Callable[[str, Any], PartitionSpec]:
+    """`specs` as a function, whichever form it has."""
+    if callable(specs):
+        return specs
+    is_place = lambda x: isinstance(x, PartitionSpec | NamedSharding)  # noqa: E731
+    known = {
+        path_name(path): place.spec if isinstance(place, NamedSharding) else place
+        for path, place in jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_place)
+    }
+
+    def find(path: str, leaf: Any) -> PartitionSpec:
+        if path not in known:
+            raise PlanError(
+                f"Muon: no spec for parameter {path} {tuple(leaf.shape)}; add it to specs"
+            )
+        return known[path]
+
+    return find
 
 
 def scale_by_muon(
@@ -115,6 +132,9 @@ def scale_by_muon(
     coefficients: Coefficients = STANDARD,
     compute_dtype: DTypeLike | None = None,
     momentum_dtype: DTypeLike | None = None,
+    product: ProductChoice = "auto",
+    mesh: Mesh | None = None,
+    specs: Specs | None = None,
 ) -> optax.GradientTransformation:
     """Rescales gradients by Muon; chain with decay and a learning rate.
 
@@ -125,41 +145,51 @@ def scale_by_muon(
       nesterov: look one step ahead (equations in the module docstring).
       rms: root mean square r of the update; 0.2 matches AdamW.
       coefficients: Newton-Schulz steps, see `newton_schulz`.
-      compute_dtype: dtype of the Newton-Schulz products; None keeps the
-        gradients' dtype.
+      compute_dtype: dtype of the Newton-Schulz products and of what devices
+        send each other; None is float32.
       momentum_dtype: dtype of the momentum buffers; None keeps the parameters'.
+      product: how x x^T is computed, see `symmetric`.
+      mesh: the run's mesh; None: all is on one device.
+      specs: where the parameters lie on it.
 
     Returns:
       A `GradientTransformation` with `MuonState`. Its buffers are
-      `zeros_like` the parameters, so they inherit their sharding.
+      `zeros_like` the parameters, so they inherit their sharding. Updates are
+      float32.
 
     Raises:
       ValueError: (on init and update) a leaf that no rule covers, or axes that
         do not fit its shape; the message names the path.
+      PlanError: (on init and update) a mesh without specs, or a leaf that has none.
     """
-
-    def axes_of(tree):
-        return match_rules(matrix_axes, tree, what="Muon matrix axes")
+    place = dict(mesh=mesh, specs=specs, coefficients=coefficients)
 
     def init_fn(params):
-        axes = axes_of(params)
-        jax.tree_util.tree_map_with_path(_check_axes, params, axes)
+        muon_plan(params, matrix_axes, **place)  # refuses what does not fit
         mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=momentum_dtype), params)
         return MuonState(count=jnp.zeros([], jnp.int32), mu=mu)
 
-    def orthogonalise(direction, axes):
-        rows, cols = axes.matrix_shape(direction.shape)
-        matrices = to_matrices(direction, axes)
-        matrices = newton_schulz(matrices, coefficients, compute_dtype=compute_dtype)
-        return from_matrices(matrices, axes, direction.shape) * (rms * math.sqrt(max(rows, cols)))
+    def orthogonalise(x):
+        platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+        return newton_schulz(x, coefficients, product=pick_product(product, platform))
 
     def update_fn(updates, state, params=None):
         del params
         mu, direction = _momentum(updates, state, beta, nesterov)
-        scaled = jax.tree.map(orthogonalise, direction, axes_of(updates))
+        plan, leaves = muon_plan(updates, matrix_axes, **place)
+        scaled = orthogonalise_all(
+            plan,
+            leaves,
+            jax.tree.leaves(direction),
+            orthogonalise,
+            mesh=mesh,
+            dtype=compute_dtype or jnp.float32,
+            scale=lambda rows, cols: rms * max(rows, cols) ** 0.5,
+        )
         # Kept in the dtype chosen at init, so that a jitted step sees one state type.
         mu = jax.tree.map(lambda new, old: new.astype(old.dtype), mu, state.mu)
-        return scaled, MuonState(count=optax.safe_increment(state.count), mu=mu)
+        updates = jax.tree.unflatten(jax.tree.structure(updates), scaled)
+        return updates, MuonState(count=optax.safe_increment(state.count), mu=mu)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -167,7 +197,7 @@ def scale_by_muon(
 def _check_axes(key_path: tuple[Any, ...], leaf: Any, axes: MatrixAxes) -> None:
     """Raises ValueError naming the path when `axes` do not fit the leaf."""
     try:
-        axes.resolve(len(leaf.shape))
+        axes.matrix_shape(tuple(leaf.shape))
     except ValueError as error:
         path = jax.tree_util.keystr(key_path, simple=True, separator="/")
         raise ValueError(f"Muon matrix axes of {path} {tuple(leaf.shape)}: {error}") from None
