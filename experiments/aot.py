@@ -1,10 +1,15 @@
-"""Compiles a config's video tower for a TPU topology; no TPU is needed.
+"""Compiles a config's programs for a TPU topology; no TPU, dataset or weights are needed.
 
-    python -m experiments.aot --config=configs/wan22_ti2v_5b.py --topology=v5p:4x4x4 --json=aot.json
+    python -m experiments.aot --config=configs/wan22_ti2v_5b.py --topology=v5p:4x4x4 --what=video \\
+        --sequences_per_chip=4 --json=aot.json
+    python -m experiments.aot --config=configs/wan22_ti2v_5b.py --topology=v6e:16x16 --what=action --plan
 
-Says what each chip needs, whether it has it, which attention runs where, what
-is communicated, and how XLA's FLOPs of one layer compare with ours. What does
-not fit, or cannot be compiled for, ends in one line and exit status 1.
+A stage's name compiles its whole training step, the very function and state of
+a run: loss, gradients, optimizer, average. Says what each chip needs, whether
+it has it, which attention runs where, what is communicated against the least
+that ZeRO-3 must, and how XLA's FLOPs of one layer compare with ours. --plan
+says the memory without compiling. What does not fit, or cannot be compiled
+for, ends in one line and exit status 1.
 """
 
 import dataclasses
@@ -12,123 +17,65 @@ import json
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from absl import flags, logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from experiments import aot_programs as programs
+from experiments.aot_optimizer import measure_optimizer
 from experiments.common import run
-from wallwm_jax.models.flops import Sequence, forward_flops
-from wallwm_jax.models.video_tower import VideoConfig, VideoTower
-from wallwm_jax.models.wan_config import WAN_SIZES, WanConfig
-from wallwm_jax.models.wan_dit import WanDiT
-from wallwm_jax.parallel import aot
-from wallwm_jax.parallel.mesh import batch_sharding, make_mesh, param_shardings
-from wallwm_jax.train import build
+from wallwm_jax.parallel import aot, planner
+from wallwm_jax.parallel.mesh import batch_shards, make_mesh
+from wallwm_jax.train.stages import STAGES
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5p:4x4x4", "TPU topology to compile for")
 WHAT = flags.DEFINE_enum(
     "what",
     "forward",
-    ["forward", "wan"],
-    "forward: the multi-view tower; wan: Wan alone, the views side by side in one picture",
+    [*programs.FORWARDS, *STAGES],
+    "forward: the multi-view tower; wan: Wan alone, the views side by side in one picture; a stage: "
+    "its training step",
 )
+SEQUENCES = flags.DEFINE_integer(
+    "sequences_per_chip", 0, "packed sequences on every chip; 0: config.pack.sequences over all", 0
+)
+OPTIMIZER = flags.DEFINE_string(
+    "optimizer", "", "muon, adamw, or with --only=optimizer optax_muon; empty: the stage's, or muon"
+)
+ONLY = flags.DEFINE_enum("only", "", ["", "optimizer"], "compile this part of the step by itself")
+PLAN = flags.DEFINE_bool("plan", False, "only plan the memory of a stage; nothing is compiled")
 JSON = flags.DEFINE_string("json", "", "file that gets the figures")
 QUICK = flags.DEFINE_bool(
     "quick", False, "compile with little optimisation: seconds, but not the real memory plan"
 )
 
 
-def video_config(config: ConfigDict) -> VideoConfig:
-    """The tower's sizes, without a dataset to take any from.
+def sequences_of(config: ConfigDict, mesh: Mesh, per_chip: int = 0) -> int:
+    """Sequences of a global batch.
 
     Raises:
-      AotError: the config does not say how large a picture is.
+      AotError: they do not divide over the mesh.
     """
-    missing = [key for key in ("views", "height", "width") if key not in config.data]
-    if missing:
+    parts = batch_shards(mesh)
+    sequences = per_chip * mesh.size or config.pack.sequences or mesh.size
+    if sequences % parts:
         raise aot.AotError(
-            f"config.data lacks {missing}, which a program is compiled for; see configs/wan22_ti2v_5b.py"
+            f"config.pack.sequences = {sequences} does not divide over data x fsdp = {parts}; choose a multiple"
         )
-    section = build.sized(WAN_SIZES, config.video, "video")
-    grafts = {key: section.pop(key) for key in build.GRAFTS if key in section}
-    wan = build.construct(WanConfig, section, "video")
-    return build.construct(VideoConfig, grafts, "video", wan=wan, views=config.data.views)
+    return sequences
 
 
-def inputs(config: ConfigDict, wan: WanConfig, what: str) -> tuple[Sequence, dict[str, Any]]:
-    """One sequence in numbers, and the shapes of the tower's inputs without their batch."""
-    data, pack = config.data, config.pack
-    views, frames, words = data.views, pack.frames, (pack.text_length, wan.text_width)
-    height, width = (size // config.codec.patch for size in (data.height, data.width))
-    tokens = height // wan.patch[1] * (width // wan.patch[2])
-    if what == "wan":
-        sequence = Sequence(frames=frames, frame_tokens=views * tokens, text=words[0])
-        shapes = dict(
-            latents=((frames, height, views * width, wan.in_channels), wan.dtype),
-            timestep=((), "float32"),
-            text=(words, wan.dtype),
-        )
-        return sequence, shapes
-    sequence = Sequence(
-        frames=frames,
-        frame_tokens=tokens,
-        text=pack.events * words[0],
-        views=views,
-        times=frames,
-    )
-    shapes = dict(
-        latents=((views, frames, height, width, wan.in_channels), wan.dtype),
-        timestep=((frames, 1), "float32"),
-        text=((pack.events, *words), wan.dtype),
-        text_mask=((pack.events, words[0]), "bool"),
-        frame_segment=((frames,), "int32"),
-        frame_index=((frames,), "int32"),
-        duration=((frames, 1), "float32"),
-    )
-    return sequence, shapes
+def measure(
+    config: ConfigDict, topology: str, what: str, *, per_chip: int = 0, quick: bool = False
+) -> dict[str, Any]:
+    """Compiles the whole program, and one layer of it with plain attention.
 
-
-def forward(
-    config: ConfigDict, sizes: VideoConfig, what: str, sequences: int, mesh: Mesh
-) -> tuple[aot.Program, int]:
-    """The forward as a program over the mesh, and our count of its FLOPs over all chips.
-
-    A training step is to come as another such function.
-    """
-    module = WanDiT(sizes.wan) if what == "wan" else VideoTower(sizes)
-    sequence, shapes = inputs(config, sizes.wan, what)
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            (sequences, *size), jnp.dtype(dtype), sharding=batch_sharding(mesh)
-        )
-        for name, (size, dtype) in shapes.items()
-    }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    boxed = jax.eval_shape(lambda key, batch: module.init(key, **batch)["params"], key, batch)
-    params = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        nn.meta.unbox(boxed),
-        param_shardings(boxed, mesh),
-    )
-
-    def velocity(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        out = module.apply({"params": params}, **batch)
-        return out if what == "wan" else out[0]
-
-    grafted = what != "wan"
-    flops = forward_flops(
-        sizes.wan, sequence, cross_view=grafted, duration=grafted and sizes.duration
-    )
-    return aot.Program(function=velocity, arguments=(params, batch)), sequences * sum(
-        flops.values()
-    )
-
-
-def measure(config: ConfigDict, topology: str, what: str, *, quick: bool = False) -> dict[str, Any]:
-    """Compiles the whole program and one layer of it with plain attention.
+    Args:
+      config: the experiment.
+      topology: e.g. "v5p:4x4x4".
+      what: one of `aot_programs.FORWARDS`, or a stage.
+      per_chip: sequences; 0 leaves them to the config.
+      quick: see `aot.compile_program`.
 
     Returns:
       The figures, JSON values; bytes and FLOPs are per chip and run.
@@ -137,27 +84,38 @@ def measure(config: ConfigDict, topology: str, what: str, *, quick: bool = False
       AotError: libtpu is missing or does not know the topology, the sequences
         do not divide over the mesh, or the program does not fit a chip.
     """
-    sizes = video_config(config)
-    devices = aot.topology_devices(topology)
-    mesh = make_mesh(config.mesh.to_dict(), devices)
-    sequences, parts = config.pack.sequences or mesh.size, mesh.shape["data"] * mesh.shape["fsdp"]
-    if sequences % parts:
-        raise aot.AotError(
-            f"config.pack.sequences = {sequences} does not divide over data x fsdp = {parts}; choose a multiple"
+    sizes = programs.video_config(config)
+    mesh = make_mesh(config.mesh.to_dict(), aot.topology_devices(topology))
+    sequences = sequences_of(config, mesh, per_chip)
+    options = None
+    if what in programs.FORWARDS:
+        one = dataclasses.replace(
+            sizes, wan=dataclasses.replace(sizes.wan, layers=1, attention="xla")
         )
-    one_layer = dataclasses.replace(
-        sizes, wan=dataclasses.replace(sizes.wan, layers=1, attention="xla")
-    )
-    program, _ = forward(config, sizes, what, sequences, mesh)
-    layer_program, layer_flops = forward(config, one_layer, what, sequences, mesh)
+        program, _ = programs.forward_program(config, sizes, what, sequences, mesh)
+        layer_program, counted = programs.forward_program(config, one, what, sequences, mesh)
+        more = {}
+    else:
+        options = aot.COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind)
+        program = programs.train_program(config, what, sequences, mesh)
+        layer_program, counted, block = programs.layer_program(config, what, sequences, mesh)
+        more = {
+            "least_collective_bytes": planner.least_traffic(
+                *programs.traffic(config, what, program, mesh)
+            )
+        }
+        more["plan"] = programs.plan(config, what, program, mesh).to_json()
     logging.set_verbosity(logging.INFO)  # which attention was picked, as it is
-    whole = aot.compile_program(program, mesh, quick=quick)
+    whole = aot.compile_program(program, mesh, quick=quick, options=options)
     logging.set_verbosity(logging.WARNING)
     layer = aot.compile_program(layer_program, mesh, quick=True)  # only its FLOPs are read
-    return {
+    if what in STAGES and "video" in STAGES[what].trains:
+        more["remat_multiplier"] = (layer.flops * mesh.size - counted + block[1]) / block[0]
+    return more | {
         "topology": topology,
         "what": what,
         "quick": quick,
+        "remat": config.video.remat,
         "sequences": sequences,
         "chips": whole.chips,
         "hbm_bytes_per_chip": whole.hbm,
@@ -166,12 +124,28 @@ def measure(config: ConfigDict, topology: str, what: str, *, quick: bool = False
         "temporaries_bytes": whole.temporaries,
         "outputs_bytes": whole.outputs,
         "flops_per_layer": layer.flops,
-        "flops_per_layer_analytic": layer_flops / whole.chips,
+        "flops_per_layer_analytic": counted / whole.chips,
         "collective_bytes": whole.collectives,
+        "asynchronous_share": whole.asynchronous,
+        "compiler_options": dict(options or {}),
         "kernels": whole.kernels,
         "compile_seconds": round(whole.compile_seconds, 1),
         "fits": whole.fits,
     }
+
+
+def planned(config: ConfigDict, topology: str, what: str, *, per_chip: int = 0) -> planner.Plan:
+    """The memory of a stage's step; nothing is compiled.
+
+    Raises:
+      AotError: as `measure`; or `what` is no stage.
+    """
+    if what not in STAGES:
+        raise aot.AotError(f"--plan is of a training step; give --what= one of {', '.join(STAGES)}")
+    mesh = make_mesh(config.mesh.to_dict(), aot.topology_devices(topology))
+    sequences = sequences_of(config, mesh, per_chip)
+    program = programs.train_program(config, what, sequences, mesh)
+    return programs.plan(config, what, program, mesh)
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -190,19 +164,53 @@ def table(figures: dict[str, Any]) -> str:
         "FLOPs of one layer": f"{flops / 1e12:.4f} T by XLA, {analytic / 1e12:.4f} T by hand, {flops / analytic - 1:+.2%}",
         "compiled in": f"{figures['compile_seconds']} s",
     }
+    if "plan" in figures:
+        total = sum(figures["collective_bytes"].values())
+        least = figures["least_collective_bytes"]
+        rows |= {
+            "  planned": gb(figures["plan"]["peak_bytes"]),
+            "collectives at least": f"{named(least, gb)}: {total / max(sum(least.values()), 1):.3f} x that",
+            "asynchronous": f"{figures['asynchronous_share']:.1%} of the bytes",
+        }
+    if "remat_multiplier" in figures:
+        forwards = 3 * figures["remat_multiplier"]
+        rows["video layer's step"] = f"{forwards:.3f} forwards with remat {figures['remat']!r}"
     return "\n".join(f"{name:<20} {value}" for name, value in rows.items())
+
+
+def write(figures: dict[str, Any]) -> None:
+    """The figures into the file that --json names, if any."""
+    if JSON.value:
+        Path(JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def main(config: ConfigDict) -> None:
     """Compiles, prints, writes."""
-    figures = measure(config, TOPOLOGY.value, WHAT.value, quick=QUICK.value)
-    print(table(figures))
-    if JSON.value:
-        Path(JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
+    what, chosen = WHAT.value, dict(per_chip=SEQUENCES.value)
+    if ONLY.value:
+        figures = measure_optimizer(
+            config, TOPOLOGY.value, OPTIMIZER.value or "muon", quick=QUICK.value
+        )
+        print("\n".join(f"{name:<32} {value}" for name, value in figures.items()))
+        write(figures)
+        return
+    if OPTIMIZER.value and what in STAGES:
+        config.stages[what].optimizer = OPTIMIZER.value
+    if PLAN.value:
+        plan = planned(config, TOPOLOGY.value, what, **chosen)
+        print(plan.table())
+        figures = plan.to_json()
+        needs = plan.peak
+    else:
+        figures = measure(config, TOPOLOGY.value, what, quick=QUICK.value, **chosen)
+        print(table(figures))
+        needs = figures["hbm_bytes_per_chip"]
+    write(figures)
     if not figures["fits"]:
+        limit = figures.get("hbm_limit_bytes") or figures["limit_bytes"]
         raise aot.AotError(
-            f"the program needs {figures['hbm_bytes_per_chip']} bytes per chip but a chip of {figures['topology']} has "
-            f"{figures['hbm_limit_bytes']}; use more chips or fewer sequences"
+            f"the program needs {needs} bytes per chip but a chip of {TOPOLOGY.value} has "
+            f"{limit}; use more chips or fewer sequences"
         )
 
 

@@ -9,8 +9,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wallwm_jax.models import attention
-from wallwm_jax.models.flops import Sequence, forward_flops, layer_flops, token_layer_flops
+from wallwm_jax.models import attention, rope
+from wallwm_jax.models.action_tower import ActionConfig, ActionTower
+from wallwm_jax.models.flops import (
+    Sequence,
+    action_end_flops,
+    action_layer_flops,
+    forward_flops,
+    layer_flops,
+    rotation_flops,
+    text_layer_flops,
+    token_layer_flops,
+)
+from wallwm_jax.models.umt5 import UMT5Config, UMT5Encoder
 from wallwm_jax.models.video_tower import VideoConfig, VideoTower
 from wallwm_jax.models.wan_config import WAN_SIZES, WanConfig
 from wallwm_jax.models.wan_dit import WanDiT
@@ -120,6 +131,77 @@ def test_a_training_step_of_one_5b_layer_is_4_561_tera():
     config = WanConfig(**FIVE_B | dict(layers=1))
     forward = forward_flops(config, Sequence(frames=33, frame_tokens=128, text=512))
     assert 3 * sum(forward.values()) == pytest.approx(4.561e12, rel=1e-4)
+
+
+def test_the_text_encoder_is_counted_to_the_last_product():
+    config = UMT5Config(vocabulary=11, width=12, heads=2, head_dim=4, layers=3, ffn=20)
+    program = traced(UMT5Encoder(config), shape(2, 7, dtype="int32"), shape(2, 7, dtype="bool"))
+    assert sum(products(program.jaxpr.jaxpr)) == 3 * text_layer_flops(config, 7, captions=2)
+
+
+def test_the_action_tower_is_counted_to_the_last_product():
+    """Everything per noise draw but the keys and values of the video, and its places."""
+    actions, events, draws = 8, 2, 3
+    config = ActionConfig(
+        width=12, heads=2, layers=2, ffn=20, video_width=24, views=3, action_dim=5, state_dim=4,
+        steps_per_latent=2, max_latent_frames=4, frequency_width=8,
+    )  # fmt: skip
+    sequence = Sequence(frames=4, frame_tokens=6, text=1, views=3)
+    ids = lambda n: shape(1, n, dtype="int32")  # noqa: E731
+
+    def both(tower: ActionTower, features: Any, state: Any, steps: Any, ids: tuple) -> Any:
+        cache = tower.project(features, ids[1], grid=(2, 3))
+        number = jnp.zeros((1, actions))
+        one = lambda x: tower(x, number, state, cache, *ids[:1] * 2, ids[1], number)  # noqa: E731
+        return jax.vmap(one)(steps)
+
+    args = (
+        shape(2, 1, 3, 4, 6, 24),
+        shape(1, events, 4),
+        shape(draws, 1, actions, 5),
+        (ids(actions), ids(4)),
+    )
+    tower = ActionTower(config)
+    params = jax.eval_shape(nn.init(both, tower), jax.random.key(0), *args)
+    program = jax.jit(nn.apply(both, tower)).trace(nn.meta.unbox(params), *args)
+    layer = action_layer_flops(config, sequence, actions, events)
+    ends = action_end_flops(config, sequence, actions, events)
+    reader, places = layer.pop("reader"), ends.pop("places")
+    # What does not depend on the draw is computed for all of them at once.
+    shared = config.layers * layer["state_keys_values"] + ends["state"]
+    shared += ends["time"]  # here, where the noise level is the same for all
+    per_draw = config.layers * sum(layer.values()) + sum(ends.values()) - shared
+    counted = sum(products(program.jaxpr.jaxpr))
+    assert counted == config.layers * reader + places + shared + draws * per_draw
+
+
+def test_a_swap_by_product_costs_what_is_counted_for_it(monkeypatch):
+    """One product for each query and key, of each view's own and of the views' attention."""
+    config, frames, captions, words = small(), 4, 2, 5
+    shapes = (
+        shape(1, 3, frames, 4, 6, 6),
+        shape(1, frames, 1),
+        shape(1, captions, words, config.text_width),
+        shape(1, captions, words, dtype="bool"),
+        shape(1, frames, dtype="int32"),
+        shape(1, frames, dtype="int32"),
+        shape(1, frames, 1),
+    )
+    tower = VideoTower(VideoConfig(wan=config, views=3))
+    plain = sum(products(traced(tower, *shapes).jaxpr.jaxpr))
+    monkeypatch.setattr(rope, "surroundings", lambda: ("tpu", (1, 1)))
+    turned = sum(products(traced(tower, *shapes).jaxpr.jaxpr))
+    sequence = Sequence(frames=frames, frame_tokens=6, text=captions * words, views=3, times=frames)
+    assert turned - plain == config.layers * rotation_flops(config, sequence, cross_view=True)
+
+
+def test_both_swaps_turn_alike_with_their_gradients():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8))
+    weight = jax.random.normal(jax.random.key(1), x.shape)
+    swaps = (rope.swap_by_product, rope.swap_by_reversal)
+    one, two = (jax.value_and_grad(lambda x, f=f: jnp.sum(weight * f(x)))(x) for f in swaps)
+    assert jnp.array_equal(swaps[0](x), swaps[1](x)) and jnp.array_equal(one[1], two[1])
+    assert jnp.array_equal(swaps[0](x.astype("bfloat16")), swaps[1](x.astype("bfloat16")))
 
 
 def test_xla_counts_the_same_for_a_5b_layer(monkeypatch):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from towers import small_denoiser
 
-from wallwm_jax.models.layers import rematerialised
+from wallwm_jax.models.remat import rematerialised
 from wallwm_jax.models.video_tower import VideoConfig, VideoTower
 from wallwm_jax.models.wan_config import WAN_SIZES, WanConfig
 

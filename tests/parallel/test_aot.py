@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 
 from wallwm_jax.parallel import aot
+from wallwm_jax.parallel.collectives import (
+    asynchronous_share,
+    collective_bytes,
+    collectives_of,
+)
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "--config=configs/wan22_ti2v_5b.py"
@@ -54,6 +59,42 @@ def test_the_whole_5b_forward_compiles_for_64_chips_with_the_tpu_kernel(tmp_path
     assert "FLOPs of one layer" in done.stdout
 
 
+STEP = """
+import json
+from configs.wan22_ti2v_5b import get_config
+from experiments import aot_programs as programs
+from wallwm_jax.parallel import aot, planner
+from wallwm_jax.parallel.mesh import make_mesh
+aot.prepare_process()
+config = get_config()
+mesh = make_mesh(config.mesh.to_dict(), aot.topology_devices("v5p:4x4x4"))
+program, counted, block = programs.layer_program(config, "video", mesh.size, mesh)
+figures = aot.compile_program(program, mesh, quick=True)
+least = planner.least_traffic(*programs.traffic(config, "video", program, mesh))
+print(json.dumps(dict(
+    flops=figures.flops * mesh.size / counted,
+    remat=(figures.flops * mesh.size - counted + block[1]) / block[0],
+    collectives=figures.collectives, least=least, seconds=figures.compile_seconds,
+)))
+"""
+
+
+@needs_libtpu
+def test_a_training_step_at_full_width_computes_and_sends_what_it_must():
+    """Two layers of every tower of stage "video" on 64 chips, plain attention."""
+    done = run("-c", STEP)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["flops"] == pytest.approx(1, rel=5e-3)
+    # Rematerialisation "full": four forwards of a layer, where keeping everything needs three.
+    assert found["remat"] == pytest.approx(4 / 3, rel=1e-2)
+    # Two layers weigh less than what lies around them and travels in float32.
+    kinds, least = found["collectives"], found["least"]
+    assert sum(least.values()) <= sum(kinds.values()) <= 1.15 * sum(least.values())
+    # Gradients are scattered: what is all-reduced are slices over the copies.
+    assert kinds["all-reduce"] < 0.1 * kinds["reduce-scatter"]
+
+
 @needs_libtpu
 @pytest.mark.parametrize(
     "options, words",
@@ -63,9 +104,13 @@ def test_the_whole_5b_forward_compiles_for_64_chips_with_the_tpu_kernel(tmp_path
         (["--config.pack.sequences=65"], "65 does not divide over data x fsdp = 64"),
         (["--config=configs/metaworld.py"], "config.data lacks ['views', 'height', 'width']"),
         (["--topology=v5p:2x2x1", "--config.video.size=6b"], "config.video.size is '6b'"),
-        (["--topology=v5p:2x2x1", "--what=train"], "value should be one of <forward|wan>"),
+        (["--topology=v5p:2x2x1", "--plan"], "--plan is of a training step"),
+        (
+            ["--topology=v5p:2x2x1", "--what=train"],
+            "value should be one of <forward|wan|video|action|scratch>",
+        ),
     ],
-    ids=["topology", "mesh", "sequences", "config", "size", "what"],
+    ids=["topology", "mesh", "sequences", "config", "size", "plan", "what"],
 )
 def test_what_cannot_be_compiled_is_one_line(options, words):
     done = cli(*options)
@@ -133,10 +178,56 @@ ENTRY %main (x: bf16[8,4]) -> bf16[8,4] {
 
 
 def test_collectives_are_counted_with_their_loops():
-    assert aot.collective_bytes(HLO) == {
+    assert collective_bytes(HLO) == {
         "all-gather": 30 * 8 * 4 * 2 + 8 * 4 * 2,
         "all-reduce": 30 * (4 + 2) * 4 + 16 * 4,
     }
+
+
+TPU = """HloModule jit_g
+
+%all-reduce-scatter.7.clone (p: bf16[64,4]) -> bf16[4,4] {
+  %all-reduce.1 = bf16[64,4]{1,0} all-reduce(%p), channel_id=7, replica_groups={{0,1},{2,3}}
+}
+
+%begin (p: bf16[1,8]) -> (bf16[1,8], bf16[4,8]) {
+  %all-gather.1 = bf16[4,8]{1,0} all-gather(%p), channel_id=2, replica_groups=[2,4]<=[8]
+}
+
+%async_collective_fusion.3 (p: bf16[1,8]) -> (f32[9], bf16[4,8]) {
+  %all-gather.2 = bf16[4,8]{1,0} all-gather(%p), channel_id=2, replica_groups=[2,4]<=[8]
+}
+
+%body.2 (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+  %async-collective-start = (bf16[1,8], bf16[4,8]) fusion(%w), kind=kCustom, calls=%begin
+  %fusion.4 = (f32[9], bf16[4,8]) fusion(%x), kind=kOutput, calls=%async_collective_fusion.3
+  %fusion.5 = bf16[4,4]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.7.clone
+  %all-gather.9 = f32[6]{0} all-gather(%v), channel_id=9, replica_groups=mesh['a'=2,'b'=4], device_ids=([2,4]T(1,0)) {'b'}
+  %all-reduce.5 = bf16[512] all-reduce(%n), channel_id=5, replica_groups={{0},{1},{2},{3}}
+  %all-reduce.6 = bf16[512] all-reduce(%n), channel_id=6, replica_groups=mesh['a'=8,'b'=1], device_ids=[8] {'b'}
+  %reduce-scatter.1 = f32[3]{0} reduce-scatter(%n), channel_id=8, replica_groups=[4,2]<=[8]
+}
+
+%condition.2 (p: (s32[], bf16[8,4])) -> pred[] {
+  %bound = s32[]{:T(128)} constant(5)
+}
+
+ENTRY %main (x: bf16[8,4]) -> bf16[8,4] {
+  %while.2 = (s32[], bf16[8,4]) while(%t), condition=%condition.2, body=%body.2
+}
+"""
+
+
+def test_fused_and_asynchronous_collectives_count_once_and_lonely_ones_never():
+    """As TPUs write them: a gather over two fusions, a scatter as an all-reduce and a slice."""
+    assert collective_bytes(TPU) == {
+        "all-gather": 5 * (4 * 8 * 2 + 6 * 4),
+        "reduce-scatter": 5 * (64 * 4 * 2 + 3 * 4 * 2),
+    }
+    found = collectives_of(TPU)
+    assert [c.asynchronous for c in found] == [True, False, False, False]
+    assert asynchronous_share(found) == pytest.approx(64 / (64 + 24 + 512 + 24))
+    assert asynchronous_share([]) == 1.0
 
 
 def test_collectives_of_a_program_that_can_be_run():

@@ -33,11 +33,11 @@ from wallwm_jax.models.layers import (
     dense,
     layer_norm,
     named,
-    rematerialised,
     sinusoid,
     spread,
     stacked,
 )
+from wallwm_jax.models.remat import keep, rematerialised
 from wallwm_jax.models.rope import axis_angles
 from wallwm_jax.models.wan_dit import table_init
 
@@ -92,9 +92,10 @@ class GatedFFN(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B A D"]) -> Float[Array, "B A D"]:
         c = self.config
-        gate = dense(c.ffn, ("embed", "mlp"), name="gate", **c.dtypes)(x)
-        up = dense(c.ffn, ("embed", "mlp"), name="up", **c.dtypes)(x)
-        return dense(c.width, ("mlp", "embed"), 0.1, name="down", **c.dtypes)(nn.silu(gate) * up)
+        gate = keep(dense(c.ffn, ("embed", "mlp"), name="gate", **c.dtypes)(x), "ffn/hidden")
+        up = keep(dense(c.ffn, ("embed", "mlp"), name="up", **c.dtypes)(x), "ffn/hidden")
+        y = dense(c.width, ("mlp", "embed"), 0.1, name="down", **c.dtypes)(nn.silu(gate) * up)
+        return keep(y, "ffn/out")
 
 
 class VideoReader(nn.Module):
@@ -147,10 +148,10 @@ class ActionBlock(nn.Module):
             y, y, angles=angles, segments=(own, own)
         )
         x = residual(x, gate1, y)
-        x = x + MultiHeadAttention(name="state_attention", **attention)(
+        x = x + MultiHeadAttention(name="state_attention", kind="state", **attention)(
             layer_norm(x, c.eps), state, segments=(own, slots)
         )
-        x = x + MultiHeadAttention(name="video_attention", **attention).read(
+        x = x + MultiHeadAttention(name="video_attention", kind="video", **attention).read(
             layer_norm(x, c.eps), *cache, segments=(own, video)
         )
         y = GatedFFN(c, name="ffn")(modulate(x, shift2, scale2, c.eps))
@@ -184,7 +185,7 @@ class ActionTower(nn.Module):
         self.duration_in = dense(c.width, ("frequency", "embed"))
         self.time_out = dense(c.width, ("embed", "embed_out"))
         self.time_modulation = dense(8 * c.width, ("embed", "modulation"), 0.1)
-        self.readers = stacked(VideoReader, c, in_axes=(0, nn.broadcast))
+        self.readers = stacked(rematerialised(VideoReader, c.remat), c, in_axes=(0, nn.broadcast))
         self.blocks = stacked(
             rematerialised(ActionBlock, c.remat), c, in_axes=(0, *[nn.broadcast] * 4)
         )

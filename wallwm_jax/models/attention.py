@@ -146,10 +146,9 @@ def attend(
     mask: Bool[Array, "B 1 T S"] | None = None,
     implementation: str = "auto",
     site: str = "attention",
+    label: str = "attended",
 ) -> Float[Array, "B T N H"]:
     """Softmax attention with scale 1/sqrt(H), blocked across segments.
-
-    The result is named "attended" for rematerialisation policies.
 
     Args:
       query, key, value: heads apart, as the projections give them.
@@ -158,6 +157,7 @@ def attend(
       implementation: one of IMPLEMENTATIONS; `pick` decides and the choice is
         logged once for each site and shape.
       site: where this is called, for the log.
+      label: the result's name in rematerialisation policies.
 
     Returns:
       The attended values. A query whose keys are all masked gets a finite
@@ -182,7 +182,7 @@ def attend(
     choice = pick(problem, implementation)
     _tell(site, problem, choice)
     if choice.implementation == "splash":
-        return splash(query, key, value, segments)  # names its result itself
+        return splash(query, key, value, segments, label=label)  # names its result itself
     if segments is not None:
         allowed = segment_mask(*segments)
         mask = allowed if mask is None else mask & allowed
@@ -193,7 +193,7 @@ def attend(
         alone = jax.sharding.get_abstract_mesh().size <= 1
         plain = _one_by_one if platform == "cpu" and large and alone else _all_heads
         values = plain(query, key, value, mask)
-    return checkpoint_name(values, "attended")
+    return checkpoint_name(values, label)
 
 
 def surroundings() -> tuple[str, tuple[int, int]]:

@@ -48,6 +48,7 @@ def splash(
     value: Float[Array, "B S N H"],
     segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None,
     *,
+    label: str = "attended",
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
     """Softmax attention with scale 1/sqrt(H), on each device of the active mesh.
@@ -57,9 +58,10 @@ def splash(
         active logical rules give "batch" and "heads".
       segments: (query ids, key ids); None means one segment. A query whose
         segment has no key gets a finite value.
+      label: name of the result and its normaliser in rematerialisation policies.
       interpret: runs the kernel as plain operations, on any backend (tests).
     """
-    local = functools.partial(_local, interpret=interpret)
+    local = functools.partial(_local, label=label, interpret=interpret)
     if jax.sharding.get_abstract_mesh().empty:
         return local(query, key, value, segments)
     heads = PartitionSpec(*nn.logical_to_mesh_axes(("batch", None, "heads", None)))
@@ -71,7 +73,13 @@ def splash(
 
 
 def _local(
-    query: Array, key: Array, value: Array, segments: Segments | None, *, interpret: bool
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: Segments | None,
+    *,
+    label: str,
+    interpret: bool,
 ) -> Array:
     """The kernel on what one device holds."""
     length, keys = query.shape[1], key.shape[1]
@@ -93,7 +101,7 @@ def _local(
             (value, block_k),
         )
     )
-    kernel = _kernel(*query.shape[1:3], key.shape[2], block_q, block_k, interpret)
+    kernel = _kernel(*query.shape[1:3], key.shape[2], block_q, block_k, label, interpret)
     values = jax.vmap(kernel)(query, key, value, ids)
     return jnp.moveaxis(values, 1, 2)[:, :length]
 
@@ -106,7 +114,13 @@ def _padded(x: Array, block: int, value: int = 0) -> Array:
 
 
 def _kernel(
-    heads: int, queries: int, keys: int, block_q: int, block_k: int, interpret: bool
+    heads: int,
+    queries: int,
+    keys: int,
+    block_q: int,
+    block_k: int,
+    label: str,
+    interpret: bool,
 ) -> kernels.SplashAttentionKernel:
     """The kernel for padded lengths, with a backward pass in one piece."""
     return kernels.make_splash_mha(
@@ -120,8 +134,8 @@ def _kernel(
         ),
         head_shards=1,
         q_seq_shards=1,
-        # What the rematerialisation policy "attention" keeps. Named inside the
-        # kernel, result and normaliser are both kept and it is not run again.
-        residual_checkpoint_name="attended",
+        # Named inside the kernel, a policy that keeps the result keeps the
+        # normaliser too, and the kernel is not run again.
+        residual_checkpoint_name=label,
         interpret=interpret,
     )

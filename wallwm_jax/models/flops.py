@@ -1,17 +1,24 @@
-"""Floating point operations of the video towers, counted by hand.
+"""Floating point operations of the towers, counted by hand.
 
 Matrix products only, two operations per multiply-add; norms, softmax and other
 elementwise work are left out (they are some thousandths at real widths). This
 is the count that a utilisation figure divides by, and the one that a compiled
 program is held against.
 
+A training step costs three forwards of what it differentiates (the backward
+pass has two products for each one of the forward), and what rematerialisation
+computes again.
+
 Letters: D width, M hidden width of the FFN, T video tokens of one view,
-V views, L text tokens, I picture tokens.
+V views, L text tokens, I picture tokens, A action steps, E event slots.
 """
 
 import dataclasses
 import math
 
+from wallwm_jax.models.action_tower import ActionConfig
+from wallwm_jax.models.remat import SAVED
+from wallwm_jax.models.umt5 import UMT5Config
 from wallwm_jax.models.wan_config import WanConfig
 
 Parts = dict[str, int]
@@ -100,6 +107,98 @@ def forward_flops(
     return {f"layers/{name}": config.layers * n for name, n in layers.items()} | _ends(
         config, shape, cross_view, duration
     )
+
+
+def recomputed_flops(
+    config: WanConfig, shape: Sequence, policy: str, *, cross_view: bool = False
+) -> Parts:
+    """What the backward pass of one layer computes again, for one sequence, part by part.
+
+    With plain attention: the scores of an attention whose result is kept are
+    computed again, and the whole attention otherwise. (A fused kernel whose
+    result is kept is not run again, and its own backward recomputes the scores.)
+
+    Args:
+      config: sizes of the tower; without a conditioning picture.
+      shape: of the sequence.
+      policy: one of `remat.POLICIES`.
+      cross_view: as for `layer_flops`.
+    """
+    if policy == "none":
+        return {}
+    forward = layer_flops(config, shape, cross_view=cross_view)
+    scores = {name: n for name, n in forward.items() if name.endswith("_attention")}
+    if policy == "dots":
+        return scores  # products of batches of matrices are not kept
+    names, width, tokens = SAVED[policy], config.width, shape.tokens
+    of = {"self": "self_attention", "view": "view_attention", "text": "text_attention"}
+    again = {
+        part: scores[part] // (2 if f"{kind}/attended" in names else 1)
+        for kind, part in of.items()
+        if part in scores
+    }
+    maps = {"self": 3 * tokens, "text": tokens + 2 * shape.text}
+    if "view_attention" in scores:
+        maps["view"] = 3 * tokens
+    for kind, rows in maps.items():
+        kept = f"{kind}/projected" in names
+        again[f"{kind}_maps"] = 2 * width**2 * (tokens + (0 if kept else rows))
+    for name in ("ffn/hidden", "ffn/out"):
+        again[name] = 0 if name in names else 2 * tokens * width * config.ffn
+    return again
+
+
+def action_layer_flops(config: ActionConfig, shape: Sequence, actions: int, events: int) -> Parts:
+    """One forward of one layer of the action tower, part by part.
+
+    Args:
+      config: sizes of the tower.
+      shape: of the video sequence it reads.
+      actions: action steps, A.
+      events: event slots, E, each a state token.
+
+    Returns:
+      "reader" once per video forward; all else once per noise draw.
+    """
+    width = config.width
+    return {
+        "reader": 2 * 2 * shape.tokens * config.video_width * width,
+        "maps": 2 * actions * (8 * width**2 + 3 * width * config.ffn),
+        "state_keys_values": _maps(width, events),
+        "attention": _attention(width, actions, actions + events + shape.tokens),
+    }
+
+
+def action_end_flops(config: ActionConfig, shape: Sequence, actions: int, events: int) -> Parts:
+    """What comes before and after the action tower's layers, per noise draw.
+
+    "places" (features of the patches' positions) is per video forward.
+    """
+    width, frequencies = config.width, config.frequency_width
+    return {
+        "places": 2 * shape.frame_tokens * frequencies * config.video_width,
+        "state": 2 * events * (config.state_dim + width) * width,
+        "time": 2 * actions * (2 * frequencies + width + 8 * width) * width,
+        "actions": 2 * 2 * actions * config.action_dim * width,
+    }
+
+
+def text_layer_flops(config: UMT5Config, tokens: int, captions: int = 1) -> int:
+    """One forward of one layer of the text encoder over captions of `tokens` tokens."""
+    inner = config.heads * config.head_dim
+    maps = 4 * config.width * inner + 3 * config.width * config.ffn
+    return captions * (2 * tokens * maps + _attention(inner, tokens, tokens))
+
+
+def rotation_flops(config: WanConfig, shape: Sequence, *, cross_view: bool = False) -> int:
+    """What a TPU spends in one layer on swapping channels for rotary embeddings.
+
+    One product per query and key, see `rope.swap_by_product`. Not part of what
+    the model needs: it belongs to a compiled program's count, not into a
+    utilisation figure.
+    """
+    turned = 4 if cross_view and shape.views > 1 else 2
+    return turned * 2 * shape.tokens * config.width * config.head_dim
 
 
 def _ends(config: WanConfig, shape: Sequence, cross_view: bool, duration: bool) -> Parts:

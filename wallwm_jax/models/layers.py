@@ -8,6 +8,7 @@ table. Normalisation runs in float32 whatever the compute dtype.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from wallwm_jax.models.attention import attend
+from wallwm_jax.models.gathering import gathering
+from wallwm_jax.models.remat import keep
 from wallwm_jax.models.rope import rotate
 
 Initializer = nn.initializers.Initializer
@@ -29,7 +32,7 @@ class TowerConfig:
 
     Attributes:
       width, heads, layers, ffn: of the transformer.
-      remat: name of a policy, see `wan_dit.REMAT_POLICIES`.
+      remat: name of a policy, see `remat.POLICIES`.
       unroll: blocks per iteration of the scan over layers; more compile
         longer and run faster on a CPU.
       attention: implementation, see `attention.IMPLEMENTATIONS`.
@@ -58,28 +61,6 @@ class TowerConfig:
     def dtypes(self) -> dict[str, jnp.dtype]:
         """Compute and parameter dtype, as Linen modules take them."""
         return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
-
-
-REMAT_POLICIES = ("none", "full", "attention", "dots")
-"""What the backward pass recomputes of a block: nothing; everything; everything
-but the attended values; everything but the results of matrix products."""
-
-
-def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """Wraps a block so that its activations are recomputed in the backward pass.
-
-    Raises:
-      ValueError: for a policy that is not in REMAT_POLICIES.
-    """
-    saved = {
-        "none": None,
-        "full": jax.checkpoint_policies.nothing_saveable,
-        "attention": jax.checkpoint_policies.save_only_these_names("attended"),
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    }
-    if policy not in saved:
-        raise ValueError(f"remat policy {policy!r} is unknown; use one of {REMAT_POLICIES}")
-    return block if policy == "none" else nn.remat(block, policy=saved[policy], prevent_cse=False)
 
 
 def stacked(block: type[nn.Module], config: TowerConfig, in_axes: Any = nn.broadcast) -> nn.Module:
@@ -193,6 +174,7 @@ def dense(
         param_dtype=param_dtype,
         kernel_init=named(scaled(scale), *axes),
         bias_init=named(nn.initializers.zeros_init(), axes[-1]),
+        promote_dtype=gathering(*axes),
         name=name,
     )
 
@@ -203,6 +185,7 @@ class HeadProjection(nn.Module):
     heads: int
     head_dim: int
     norm: bool = False
+    label: str = "projected"  # what the result is to `remat`, before the norm
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
@@ -215,8 +198,10 @@ class HeadProjection(nn.Module):
             param_dtype=self.param_dtype,
             kernel_init=named(scaled(1.0), "embed", "heads", "head_dim"),
             bias_init=named(nn.initializers.zeros_init(), "heads", "head_dim"),
+            promote_dtype=gathering("embed", "heads", "head_dim"),
             name="linear",
         )(x)
+        y = keep(y, self.label)
         if not self.norm:
             return y
         return RMSNorm(
@@ -236,20 +221,24 @@ class MultiHeadAttention(nn.Module):
     width: int
     out_scale: float = 1.0
     eps: float = 1e-6
+    kind: str = "self"  # first half of the names its values have in `remat`
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        self.query = HeadProjection(self.heads, self.head_dim, norm=True, eps=self.eps, **dtypes)
-        self.key = HeadProjection(self.heads, self.head_dim, norm=True, eps=self.eps, **dtypes)
-        self.value = HeadProjection(self.heads, self.head_dim, **dtypes)
+        head = functools.partial(
+            HeadProjection, self.heads, self.head_dim, label=f"{self.kind}/projected", **dtypes
+        )
+        self.query, self.key = head(norm=True, eps=self.eps), head(norm=True, eps=self.eps)
+        self.value = head()
         self.out = nn.DenseGeneral(
             self.width,
             axis=(-2, -1),
             kernel_init=named(scaled(self.out_scale), "heads", "head_dim", "embed"),
             bias_init=named(nn.initializers.zeros_init(), "embed"),
+            promote_dtype=gathering("heads", "head_dim", "embed"),
             **dtypes,
         )
 
@@ -287,7 +276,11 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Array, "B T width"]:
         """Attends from `x` to keys and values that were projected before."""
         query = self.project_query(x, angles)
-        options = dict(implementation=self.implementation, site="/".join(self.path))
+        options = dict(
+            implementation=self.implementation,
+            site="/".join(self.path),
+            label=f"{self.kind}/attended",
+        )
         return self.out(attend(query, key, value, segments=segments, mask=mask, **options))
 
 
@@ -303,6 +296,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B width"]:
         dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        y = dense(self.hidden, ("embed", "mlp"), name="up", **dtypes)(x)
+        y = keep(dense(self.hidden, ("embed", "mlp"), name="up", **dtypes)(x), "ffn/hidden")
         y = nn.gelu(y, approximate=True)
-        return dense(self.width, ("mlp", "embed"), self.out_scale, name="down", **dtypes)(y)
+        y = dense(self.width, ("mlp", "embed"), self.out_scale, name="down", **dtypes)(y)
+        return keep(y, "ffn/out")

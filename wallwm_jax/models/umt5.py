@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Int32
 
+from wallwm_jax.models.gathering import gathering
 from wallwm_jax.models.layers import RMSNorm, dense, named, scaled
 
 
@@ -103,8 +104,10 @@ class UMT5Layer(nn.Module):
             use_bias=False,
             name=name,
             kernel_init=named(scaled(1.0 / c.head_dim**0.5), "embed", "heads", "head_dim"),
+            promote_dtype=gathering("embed", "heads", "head_dim"),
             **c.dtypes,
         )
+        x = nn.with_logical_constraint(x, ("batch", "tokens", "embed_act"))
         y = RMSNorm(name="attention_norm", eps=c.eps)(x)
         bias = self.param(
             "position_bias", named(nn.initializers.normal(0.5), None, "heads"), (c.buckets, c.heads)
@@ -125,6 +128,7 @@ class UMT5Layer(nn.Module):
             use_bias=False,
             name="out",
             kernel_init=named(scaled(c.residual_scale), "heads", "head_dim", "embed"),
+            promote_dtype=gathering("heads", "head_dim", "embed"),
             **c.dtypes,
         )(y)
         y = RMSNorm(name="ffn_norm", eps=c.eps)(x)
@@ -157,6 +161,8 @@ class UMT5Encoder(nn.Module):
         """
         c = self.config
         token_ids, mask = jnp.asarray(token_ids), jnp.asarray(mask)
+        # Ids travel to the slices of the table, and the slices of the rows back.
+        token_ids = nn.with_logical_constraint(token_ids, ("lookup", "tokens"))
         x = nn.Embed(
             c.vocabulary,
             c.width,
@@ -164,6 +170,8 @@ class UMT5Encoder(nn.Module):
             embedding_init=named(nn.initializers.normal(c.embedding_scale), "vocabulary", "embed"),
             **c.dtypes,
         )(token_ids)
+        x = nn.with_logical_constraint(x, ("lookup", "tokens", "embed"))
+        x = nn.with_logical_constraint(x, ("batch", "tokens", "embed_act"))
         place = np.arange(token_ids.shape[1])
         bucket = relative_bucket(place[None] - place[:, None], c.buckets, c.max_distance)
         x, _ = nn.scan(

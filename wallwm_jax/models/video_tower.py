@@ -26,7 +26,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from wallwm_jax.errors import UserError
 from wallwm_jax.models.conditioning import input_channels
-from wallwm_jax.models.layers import MultiHeadAttention, named, rematerialised, stacked
+from wallwm_jax.models.layers import MultiHeadAttention, dense, named, stacked
+from wallwm_jax.models.remat import rematerialised
 from wallwm_jax.models.rope import axis_angles, camera_angles, camera_pairs, grid_angles
 from wallwm_jax.models.wan_config import WanConfig
 from wallwm_jax.models.wan_dit import (
@@ -133,6 +134,7 @@ class ViewAttention(nn.Module):
             width=c.width,
             out_scale=0.0,
             eps=c.eps,
+            kind="view",
             implementation=c.attention,
             name="attention",
             **c.dtypes,
@@ -169,11 +171,7 @@ class VideoTower(nn.Module):
     def setup(self) -> None:
         c = self.config.wan
         self.embedding = WanEmbedding(c, duration=self.config.duration)
-        self.view_modulation = nn.Dense(
-            3 * c.width,
-            kernel_init=named(nn.initializers.zeros_init(), "embed", "modulation"),
-            bias_init=named(nn.initializers.zeros_init(), "modulation"),
-        )
+        self.view_modulation = dense(3 * c.width, ("embed", "modulation"), scale=0.0)
         self.view_table = self.param(
             "view_table",
             named(self._view_table, "views", None),

@@ -33,10 +33,10 @@ from wallwm_jax.models.layers import (
     dense,
     layer_norm,
     named,
-    rematerialised,
     sinusoid,
     stacked,
 )
+from wallwm_jax.models.remat import rematerialised
 from wallwm_jax.models.rope import grid_angles
 from wallwm_jax.models.wan_config import WanConfig
 
@@ -160,6 +160,7 @@ class TextAttention(MultiHeadAttention):
         if self.picture:
             sizes = (self.heads, self.head_dim)
             dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+            dtypes["label"] = f"{self.kind}/projected"
             self.picture_key = HeadProjection(*sizes, norm=True, eps=self.eps, **dtypes)
             self.picture_value = HeadProjection(*sizes, **dtypes)
 
@@ -175,7 +176,11 @@ class TextAttention(MultiHeadAttention):
         if not self.picture:
             return super().__call__(x, text, segments=segments)
         query = self.project_query(x)
-        kind = dict(implementation=self.implementation, site="/".join(self.path))
+        kind = dict(
+            implementation=self.implementation,
+            site="/".join(self.path),
+            label=f"{self.kind}/attended",
+        )
         y = attend(query, self.key(text), self.value(text), segments=segments, **kind)
         if picture is not None:
             keys, values = self.picture_key(picture), self.picture_value(picture)
@@ -209,7 +214,9 @@ class WanBlock(nn.Module):
                 scale_init=named(nn.initializers.ones_init(), "embed"),
                 bias_init=named(nn.initializers.zeros_init(), "embed"),
             )
-        self.text_attention = TextAttention(picture=c.image_width is not None, **attention)
+        self.text_attention = TextAttention(
+            picture=c.image_width is not None, kind="text", **attention
+        )
         self.ffn = FeedForward(c.ffn, c.width, **c.dtypes)
 
     def __call__(
@@ -276,9 +283,15 @@ class WanBlock(nn.Module):
     def feed_forward(
         self, x: Float[Array, "B V F S D"], modulation: list[Array]
     ) -> Float[Array, "B V F S D"]:
-        """The FFN, token by token."""
+        """The FFN, token by token.
+
+        Frames and tokens are one axis there: what is kept for the backward pass
+        would be padded by the few tokens of each frame otherwise.
+        """
         shift, scale, gate = modulation[3:]
-        return residual(x, gate, self.ffn(modulate(x, shift, scale, self.config.eps)))
+        y = modulate(x, shift, scale, self.config.eps)
+        y = self.ffn(rearrange(y, "b v f s d -> b v (f s) d"))
+        return residual(x, gate, rearrange(y, "b v (f s) d -> b v f s d", f=x.shape[2]))
 
 
 class WanHead(nn.Module):

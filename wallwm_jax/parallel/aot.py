@@ -6,9 +6,9 @@ arguments are shapes with shardings.
 
 What the figures mean: memory is the compiler's own plan. FLOPs count a loop's
 body once and kernels not at all, so they are read off programs of one layer
-with plain attention. Collectives are counted in the program text, loops
-multiplied out. The compiler's estimate of the run time is not used: it ignores
-loops and communication.
+with plain attention. Collectives are counted in the program text. The
+compiler's estimate of the run time is not used: it ignores loops and
+communication.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,14 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from wallwm_jax.errors import UserError
+from wallwm_jax.parallel.collectives import (
+    asynchronous_share,
+    collective_bytes,
+    collectives_of,
+)
 from wallwm_jax.parallel.mesh import activate
+
+__all__ = ["AotError", "Figures", "Program", "collective_bytes", "compile_program"]
 
 ENVIRONMENT = {
     # Without these libtpu asks the metadata server of a cloud machine where it is.
@@ -51,16 +58,20 @@ HBM_BYTES = {
 LEAST_EFFORT = 9
 """XLA's optimisation level O0."""
 
-_DTYPE_BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8} | {
-    f"{kind}{bits}": bits for kind in "suf" for bits in (4, 8, 16, 32, 64)
+_FUSED = {
+    # All-gathers that run while a product does, over as many of its steps as they need.
+    "xla_enable_async_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+    "xla_tpu_overlap_compute_collective_tc": "true",
 }
-_COLLECTIVE = re.compile(
-    r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-)
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
-_CALL = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
-_SHAPE = re.compile(rf"\b({'|'.join(_DTYPE_BITS)})\[([\d,]*)\]")
+
+COMPILER_OPTIONS: dict[str, dict[str, str]] = {"TPU v5": _FUSED, "TPU v6 lite": _FUSED}
+"""What a training step is compiled with on each chip, for libtpu 0.0.42. By default
+every collective there is synchronous. A run on TPUs takes the same as
+LIBTPU_INIT_ARGS="--name=value ..."."""
+
 _KERNEL = re.compile(r'%([\w\-]+?)[.\d]* = .*custom_call_target="tpu_custom_call"')
 
 
@@ -76,11 +87,14 @@ class Program:
       function: pure; a forward now, a training step takes its state the same way.
       arguments: trees of `jax.ShapeDtypeStruct` with shardings.
       donated: positions of arguments whose memory the results may take.
+      results: shardings of the results, a prefix of their tree; None leaves
+        them to the compiler.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     donated: tuple[int, ...] = ()
+    results: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +106,8 @@ class Figures:
         are counted with the arguments.
       hbm_limit: bytes a chip has for them; None for a chip we do not know.
       flops: loop bodies once, kernels not at all (see the head of this file).
-      collectives: kind -> bytes a chip holds of the results, loops multiplied out.
+      collectives: kind -> bytes, see `collectives`.
+      asynchronous: share of those bytes that travel while other work goes on.
       kernels: name -> calls in the program text.
       compile_seconds: lowering and compiling.
     """
@@ -105,6 +120,7 @@ class Figures:
     hbm_limit: int | None
     flops: float
     collectives: dict[str, int]
+    asynchronous: float
     kernels: dict[str, int]
     compile_seconds: float
 
@@ -146,7 +162,13 @@ def topology_devices(name: str) -> list[jax.Device]:
         ) from error
 
 
-def compile_program(program: Program, mesh: Mesh, *, quick: bool = False) -> Figures:
+def compile_program(
+    program: Program,
+    mesh: Mesh,
+    *,
+    quick: bool = False,
+    options: Mapping[str, str] | None = None,
+) -> Figures:
     """Compiles for the mesh's devices and reads off what the program needs.
 
     Args:
@@ -155,6 +177,7 @@ def compile_program(program: Program, mesh: Mesh, *, quick: bool = False) -> Fig
       quick: lets the compiler try less: a fifth of the time and the same
         FLOPs, but not the memory plan of the program that would run (on the 5B
         forward 0.4 GB of temporaries where the real one has 1.2).
+      options: of the compiler, e.g. those of COMPILER_OPTIONS.
 
     Raises:
       AotError: it needs more memory than a chip has.
@@ -162,9 +185,11 @@ def compile_program(program: Program, mesh: Mesh, *, quick: bool = False) -> Fig
     started = time.monotonic()
     try:
         with activate(mesh):
-            jitted = jax.jit(program.function, donate_argnums=program.donated)
-            options = {"optimization_level": LEAST_EFFORT} if quick else None
-            compiled = jitted.lower(*program.arguments).compile(options)
+            jitted = jax.jit(
+                program.function, donate_argnums=program.donated, out_shardings=program.results
+            )
+            chosen = dict(options or {}) | ({"optimization_level": LEAST_EFFORT} if quick else {})
+            compiled = jitted.lower(*program.arguments).compile(chosen or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -174,6 +199,7 @@ def compile_program(program: Program, mesh: Mesh, *, quick: bool = False) -> Fig
         ) from error
     seconds = time.monotonic() - started
     memory, text = compiled.memory_analysis(), compiled.as_text()
+    found = collectives_of(text)
     return Figures(
         chips=mesh.size,
         arguments=memory.argument_size_in_bytes,
@@ -183,66 +209,10 @@ def compile_program(program: Program, mesh: Mesh, *, quick: bool = False) -> Fig
         hbm_limit=HBM_BYTES.get(mesh.devices.flat[0].device_kind),
         flops=compiled.cost_analysis()["flops"],
         collectives=collective_bytes(text),
+        asynchronous=asynchronous_share(found),
         kernels=dict(Counter(_KERNEL.findall(text))),
         compile_seconds=seconds,
     )
-
-
-def collective_bytes(hlo: str) -> dict[str, int]:
-    """Bytes of the results of each kind of collective, per chip and run.
-
-    Args:
-      hlo: text of a compiled program. The body of a counted loop is taken as
-        often as its condition says; of an asynchronous collective, whose result
-        lists its operands too, the largest part is taken.
-    """
-    computations, entry = _computations(hlo)
-    total: Counter[str] = Counter()
-
-    def visit(name: str, times: int) -> None:
-        for line in computations.get(name, []):
-            found = _COLLECTIVE.search(line)
-            if found:
-                parts = list(_shape_bytes(found[1]))
-                total[found[2]] += times * (max(parts) if found[3] else sum(parts))
-            loop = _WHILE.search(line)
-            if loop:
-                visit(loop[2], times * _trips(computations.get(loop[1], [])))
-            for called in _CALL.findall(line):
-                visit(called, times)
-
-    visit(entry, 1)
-    return dict(total)
-
-
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-    """Lines of every computation by name, and the name of the entry."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    entry = ""
-    for line in hlo.splitlines():
-        head = _COMPUTATION.match(line)
-        if head:
-            lines = found[head[2]] = []
-            entry = head[2] if head[1] else entry
-        else:
-            lines.append(line)
-    return found, entry
-
-
-def _trips(condition: list[str]) -> int:
-    """How often a loop runs: the one number its condition knows; 1 if it knows none."""
-    bounds = re.findall(r"s32\[\]\S* constant\((\d+)\)", "\n".join(condition))
-    return int(bounds[0]) if len(bounds) == 1 else 1
-
-
-def _shape_bytes(text: str) -> Iterator[int]:
-    """Bytes of every array shape in a piece of program text."""
-    for dtype, sizes in _SHAPE.findall(text):
-        bits = _DTYPE_BITS[dtype]
-        for size in filter(None, sizes.split(",")):
-            bits *= int(size)
-        yield bits // 8
 
 
 def _first_line(error: BaseException) -> str:
