@@ -1,17 +1,29 @@
 """Checkpoints: train state, data position and what the model means, as one unit.
 
-One Orbax step holds three items:
+One Orbax step holds four items, and a seal over the files of all of them:
 
-    state   TrainState, sharded arrays
-    data    position of this process's data iterator (JSON)
-    meta    model sizes, statistics, vocabulary, views, codec (JSON)
+    state             TrainState, sharded arrays
+    data              position of this process's data iterator (JSON)
+    meta              model sizes, statistics, vocabulary, views, codec (JSON)
+    arrays            shape, dtype and sum of every array of the state (JSON)
+    wallwm_seal.json  size and checksum of every file, see `seal`
 
 so a checkpoint says by itself how to normalise, tokenise and decode. Frozen parts
 that lie in folders of their own (config.pretrained) are not copied: "meta" names
-them with their SHA-256. Saving is asynchronous; a step counts only once it is committed, and a run killed at any
-instant continues from the last committed one.
+them with their SHA-256. Saving is asynchronous; a step counts only once it is
+committed, and a run killed at any instant continues from the last committed one.
+
+What can go wrong, and what happens then:
+
+    killed while saving   the unfinished folder is removed at the next start
+    damaged step          training goes back to the newest whole one, says so, and
+                          moves the damaged one aside; a step asked for is refused
+    save fails (disk)     a warning, the run goes on from memory; after `failures`
+                          in a row, or when the last step is lost, it stops
+    not finite            neither saved nor restored
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -19,24 +31,38 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
 
-from wallwm_jax.errors import UserError
+from wallwm_jax.train.agreement import (
+    not_finite,
+    refuse_indivisible,
+    refuse_other_arrays,
+    refuse_other_model,
+    refuse_other_sums,
+    shapes_named,
+)
+from wallwm_jax.train.array_sums import describe
+from wallwm_jax.train.orbax_log import OneReport, what_it_says
+from wallwm_jax.train.retention import KeepVerified
+from wallwm_jax.train.seal import (
+    CheckpointError,
+    DamagedError,
+    all_damaged,
+    damage,
+    damaged,
+    folder_of,
+    refuse_damage,
+    sealing,
+    steps_in,
+)
 from wallwm_jax.train.state import TrainState
 
-RUNTIME_KEYS = (
-    "remat",
-    "unroll",
-    "attention",
-    "dtype",
-    "gate_bias",
-    "embedding_scale",
-    "residual_scale",
-)
-"""Entries of a model's config that change how it runs or starts, not what it is."""
+ITEMS = ("state", "data", "meta", "arrays")
 
-
-class CheckpointError(UserError):
-    """A checkpoint is missing, or belongs to another model; one line."""
+SAVE_ERRORS = (OSError, ValueError, RuntimeError)
+"""How a full disk or an unreachable store shows: tensorstore raises ValueError."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,35 +80,44 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path | str,
+        folder: epath.Path | Path | str,
         *,
         every: int = 100,
         keep: int = 2,
+        keep_every: int = 0,
         leave_out: tuple[str, ...] = (),
+        failures: int = 3,
     ):
-        """Opens (and for training creates) the folder.
+        """Opens (and for training creates) the folder; removes what a killed save left.
 
         Args:
-          folder: where the steps lie; made absolute, as Orbax wants it.
+          folder: where the steps lie, here or in an object store (gs://...).
           every: save at multiples of this many steps (and when told to).
-          keep: newest steps kept.
+          keep: newest whole steps kept; two survive damage to one.
+          keep_every: multiples of this many steps are kept besides; 0 is none.
           leave_out: frozen parts that lie elsewhere.
+          failures: saves that may fail in a row; the next one ends the run.
 
         Raises:
           CheckpointError: the folder cannot be written.
         """
-        self.folder, self.leave_out = Path(folder).absolute(), leave_out
+        self.folder, self.leave_out, self.every = folder_of(folder), leave_out, every
+        self._policy = KeepVerified(keep, keep_every)
+        self._writing: int | None = None
+        self._quiet = OneReport()
+        self._failures, self._most_failures = 0, failures
+        self._lost: str | None = None  # what to say of the last save, when it failed
+        base = ocp.path.atomicity_defaults.get_default_temporary_path_class(self.folder)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            save_interval_steps=every,
+            preservation_policy=self._policy,
             enable_async_checkpointing=True,
             create=True,
             cleanup_tmp_directories=True,
+            temporary_path_class=sealing(base),
+            lightweight_initialize=True,  # believes nothing before it is verified
         )
         try:
-            self.manager = ocp.CheckpointManager(
-                self.folder, options=options, item_names=("state", "data", "meta")
-            )
+            self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
         except OSError as error:
             raise CheckpointError(
                 f"cannot write checkpoints to {self.folder}: {error.strerror or error}; choose another --config.workdir"
@@ -91,39 +126,149 @@ class Checkpoints:
     def save(
         self, state: TrainState, data: dict[str, Any], meta: dict[str, Any], *, force: bool = False
     ) -> bool:
-        """Starts saving the state's step if it is due; returns whether it did."""
+        """Starts saving the state's step if it is due; returns whether it did.
+
+        Waits for the save before it, and says if that one failed.
+
+        Raises:
+          CheckpointError: more saves failed in a row than may, or the state is
+            not finite; the steps that are there stay.
+        """
         step = int(state.step)
+        if not force and step % self.every:
+            return False
+        self._join()
+        if self._failures > self._most_failures:
+            raise CheckpointError(
+                f"{self._lost}; {self._failures} saves failed in a row: free space or mend the disk, then run the same command again"
+            )
         if step in self.manager.all_steps():
             return False
-        return self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(self._kept(state)),
-                data=ocp.args.JsonSave(data),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            force=force,
+        if self._failures:
+            self._sweep()
+        kept = self._kept(state)
+        arrays = describe(kept)
+        if bad := not_finite(arrays):
+            raise CheckpointError(
+                f"step {step} is not saved to {self.folder}: {bad[0]} and {len(bad) - 1} more arrays are not finite; "
+                "run the same command to go on from the last step, with a lower learning rate"
+            )
+        try:
+            started = self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(kept),
+                    data=ocp.args.JsonSave(data),
+                    meta=ocp.args.JsonSave(meta),
+                    arrays=ocp.args.JsonSave(arrays),
+                ),
+                force=True,
+            )
+        except SAVE_ERRORS as error:
+            self._failed(step, error)
+            return False
+        self._writing = step
+        return started
+
+    def settle(self) -> None:
+        """Waits until the last save is committed; for when no other will follow.
+
+        Raises:
+          CheckpointError: it failed, so the steps since the one before are lost.
+        """
+        self._join()
+        if self._lost is not None:
+            raise CheckpointError(
+                f"{self._lost}; free space or mend the disk, then run the same command again"
+            )
+
+    def _join(self) -> None:
+        """Waits for the save that is under way and notes what came of it."""
+        step, self._writing = self._writing, None
+        if step is None:
+            return
+        try:
+            self.manager.wait_until_finished()
+        except SAVE_ERRORS as error:
+            self._failed(step, error)
+        else:
+            self._policy.whole.add(step)
+            self._failures, self._lost = 0, None
+
+    def _failed(self, step: int, error: Exception) -> None:
+        """Forgets a save that failed, gives its space back, and says so."""
+        self._failures += 1
+        self._sweep()
+        self.manager.reload()  # it had counted the step as saved
+        there = self.manager.all_steps()
+        last = f"step {max(there)} is the last that is there" if there else "no step is there"
+        self._lost = f"step {step} could not be saved to {self.folder / str(step)} ({what_it_says(error)}); {last}"
+        logging.warning(
+            "%s; training goes on and the next save tries again (failure %d in a row, %d are borne)",
+            self._lost,
+            self._failures,
+            self._most_failures,
         )
 
-    def restore(self, like: TrainState, meta: dict[str, Any]) -> Restored | None:
-        """Restores the newest step into the shapes and shardings of `like`.
+    def _sweep(self) -> None:
+        """Removes unfinished folders while nothing is being saved.
+
+        Orbax gives the first error back while other threads still write, so what
+        is removed then may come again; hence once more before the next save.
+        """
+        if jax.process_index() == 0:
+            for left in self.folder.glob(f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"):
+                with contextlib.suppress(OSError):
+                    left.rmtree(missing_ok=True)
+
+    def restore(
+        self, like: TrainState, meta: dict[str, Any], *, step: int | None = None
+    ) -> Restored | None:
+        """Restores the newest whole step into the shapes and shardings of `like`.
+
+        A damaged step is moved aside, with one line in the log, when an earlier
+        one is whole; so the step can be reached and saved again.
 
         Args:
-          like: a state, or its shapes with their shardings.
+          like: a state, or its shapes with their shardings; any mesh.
           meta: what this run's model is; must agree with the checkpoint's.
+          step: this one and no other.
 
         Returns:
           None when there is no checkpoint yet. The state has no part of
           `leave_out`.
 
         Raises:
-          CheckpointError: the checkpoint belongs to another model.
+          CheckpointError: the checkpoint belongs to another model, does not fit
+            the mesh, or no step (or not the one asked for) is whole.
         """
-        step = self.manager.latest_step()
-        if step is None:
-            return None
-        stored = read_meta(self.folder, step)
-        refuse_other_model(self.folder / str(step), stored, meta)
+        refuse_indivisible(self._kept(like))
+        there = steps_in(self.folder) if step is None else [step]
+        broken: dict[int, DamagedError] = {}
+        for number in reversed(there):
+            try:
+                restored = self._read(number, like, meta)
+            except DamagedError as error:
+                broken[number] = error
+                continue
+            for other, error in broken.items():
+                self._move_aside(other, error, number)
+            self._policy.whole.add(number)
+            return restored
+        if broken:
+            raise all_damaged(broken)
+        return None
+
+    def _read(self, step: int, like: TrainState, meta: dict[str, Any]) -> Restored:
+        """One step, verified before and after it is read."""
+        where = self.folder / str(step)
+        found = damage(where, share=(jax.process_index(), jax.process_count()))
+        counts = multihost_utils.process_allgather(np.array(len(found)))
+        if counts.sum():
+            raise damaged(where, found or ["other processes found damage in their share"])
+        stored, arrays = read_meta(self.folder, step), _read_json(where / "arrays")
+        refuse_other_model(where, stored, meta)
+        refuse_other_arrays(where, arrays, shapes_named(self._kept(like)))
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
             self._kept(like),
@@ -134,7 +279,23 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
             ),
         )
+        refuse_other_sums(where, arrays, describe(items["state"]))
         return Restored(step=step, state=items["state"], data=items["data"], meta=stored)
+
+    def _move_aside(self, step: int, error: DamagedError, whole: int) -> None:
+        """Renames a damaged step, so that the run can save it again."""
+        aside = self.folder / f"{step}.damaged"
+        if jax.process_index() == 0:
+            if aside.exists():
+                aside.rmtree()
+            (self.folder / str(step)).rename(aside)
+        self.manager.reload()
+        logging.warning(
+            "%s. Going on from step %d; moved to %s, remove it when you have seen it",
+            error,
+            whole,
+            aside,
+        )
 
     def _kept(self, state: TrainState) -> TrainState:
         """The state without what lies elsewhere."""
@@ -142,36 +303,59 @@ class Checkpoints:
         return state.replace(frozen=frozen)
 
     def __enter__(self) -> "Checkpoints":
+        self._quiet.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Waits for what is being written, and lets go."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        """Waits for what is being written, and lets go.
+
+        Raises:
+          CheckpointError: as `settle`; not while another error is on its way.
+        """
+        try:
+            self._join() if kind else self.settle()
+        finally:
+            self.manager.close()
+            if self._failures:
+                self._sweep()
+            self._quiet.__exit__(None, None, None)
 
 
-def latest_step(folder: Path | str) -> int:
-    """Newest committed step in a folder of checkpoints.
+def latest_step(folder: epath.Path | Path | str) -> int:
+    """Newest whole step in a folder of checkpoints; reads every file of it.
+
+    Damaged steps are passed over with one line in the log each, and left alone.
 
     Raises:
       CheckpointError: there is none.
     """
-    folder = Path(folder).absolute()
-    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
-    if not steps:
-        raise CheckpointError(
-            f"no checkpoint in {folder}; train that stage first, or set its workdir"
-        )
-    return max(steps)
+    folder = folder_of(folder)
+    broken: dict[int, DamagedError] = {}
+    for step in reversed(steps_in(folder)):
+        if not (found := damage(folder / str(step))):
+            for error in broken.values():
+                logging.warning("%s. Taking step %d", error, step)
+            return step
+        broken[step] = damaged(folder / str(step), found)
+    if broken:
+        raise all_damaged(broken)
+    raise CheckpointError(f"no checkpoint in {folder}; train that stage first, or set its workdir")
 
 
-def read_meta(folder: Path | str, step: int) -> dict[str, Any]:
-    """The "meta" item of one step."""
-    path = Path(folder).absolute() / str(step) / "meta"
-    return ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())
+def read_meta(folder: epath.Path | Path | str, step: int) -> dict[str, Any]:
+    """The "meta" item of one step.
+
+    Raises:
+      DamagedError: its files are not what was saved.
+    """
+    where = folder_of(folder) / str(step)
+    refuse_damage(where, ("meta",))
+    return _read_json(where / "meta")
 
 
-def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[str, Any]:
+def read_params(
+    folder: epath.Path | Path | str, step: int, *, average: bool = True
+) -> dict[str, Any]:
     """All parameters of a checkpoint: frozen parts and trained parts together.
 
     Args:
@@ -183,9 +367,13 @@ def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[
     Returns:
       {"codec", "text", "video", "action"} as numpy arrays, on the host, less
       what the run inherited from folders.
+
+    Raises:
+      DamagedError: the step is not what was saved, or not finite.
     """
-    path = Path(folder).absolute() / str(step) / "state"
-    handler = ocp.PyTreeCheckpointHandler()
+    where = folder_of(folder) / str(step)
+    refuse_damage(where, ("state", "arrays"))
+    path, handler = where / "state", ocp.PyTreeCheckpointHandler()
     tree, trained = handler.metadata(path).tree, "ema" if average else "params"
     target = jax.tree.map(
         lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype),
@@ -199,40 +387,9 @@ def read_params(folder: Path | str, step: int, *, average: bool = True) -> dict[
             partial_restore=True,
         ),
     )
+    refuse_other_sums(where, _read_json(where / "arrays"), describe(restored))
     return restored["frozen"] | restored[trained]
 
 
-def refuse_other_model(where: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises CheckpointError naming every entry of meta["model"], and every folder, that differs."""
-    have, want = (
-        {k: v for k, v in _flat(m["model"]).items() if k.split(".")[-1] not in RUNTIME_KEYS}
-        for m in (stored, wanted)
-    )
-    different = [
-        f"{key}: checkpoint {have.get(key, 'absent')}, config {want.get(key, 'absent')}"
-        for key in sorted(have.keys() | want.keys())
-        if have.get(key) != want.get(key)
-    ]
-    have, want = (m.get("pretrained", {}) for m in (stored, wanted))
-    different += [
-        f"pretrained.{slot}: checkpoint {_folder_name(have.get(slot))}, config {_folder_name(want.get(slot))}"
-        for slot in sorted(have.keys() | want.keys())
-        if have.get(slot, {}).get("sha256") != want.get(slot, {}).get("sha256")
-    ]
-    if different:
-        raise CheckpointError(
-            f"{where} holds another model ({'; '.join(different)}); use its config, or another --config.workdir"
-        )
-
-
-def _folder_name(record: dict[str, Any] | None) -> str:
-    return f"{record['folder']} ({record['sha256'][:12]})" if record else "none"
-
-
-def _flat(tree: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {path: list(tree) if isinstance(tree, tuple) else tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{path}.{key}" if path else key)
-    return flat
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    return ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())
