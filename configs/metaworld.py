@@ -18,8 +18,35 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/metaworld"
     config.stage = "video"  # one of train.stages.STAGES
     config.seed = 0
+    config.data = _data()
+    # Folders of weights to start from (README, "Bring your own Wan"); "" is none. A slot's own section
+    # then says size="inherited" and keeps only how it runs; config.codec is not read at all.
+    config.pretrained = ConfigDict(dict(video="", text="", codec=""))
+    config.codec = ConfigDict(dict(channels=16, patch=8, clips=400, power=0.5))
+    config.pack = _pack()
+    # "none" draws each event once an epoch; "observation", "action", "both": shares of clusters ~ counts ** alpha.
+    config.sampling = ConfigDict(dict(balance="none", alpha=0.0, least=0.0, most=20.0))
+    config.caption_drop = ConfigDict(dict(rho_min=0.1, rho_max=0.9, length_min=129.0, length_max=220.0))
+    config.text = ConfigDict(dict(size="tiny", vocabulary=256, residual_scale=0.1, dtype="float32"))
+    config.video = _video()
+    config.action = ConfigDict(dict(width=96, heads=4, ffn=256, remat="none", unroll=4, attention="auto", dtype="float32"))
+    config.objective = _objective()
+    config.stages = _stages()
+    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, context=1))
+    config.limits = _limits()
+    config.observe = ConfigDict(
+        dict(tensorboard=False, profile_from=10, profile_steps=0)  # steps traced for xprof; 0 traces none
+    )
+    config.rollout = ConfigDict(dict(video_steps=2, action_steps=4))
+    config.evaluate = ConfigDict(
+        dict(split="test", sequences=16, closed_loop_episodes=4, dream_steps=20, examples=12)
+    )
+    return config
 
-    config.data = ConfigDict(
+
+def _data() -> ConfigDict:
+    """What is recorded in the simulator, and how it is cut into events."""
+    return ConfigDict(
         dict(
             folder="",  # an existing event store; "" makes one under workdir
             tasks=(
@@ -39,13 +66,11 @@ def get_config() -> ConfigDict:
             skip_damaged=0.0,  # share of events that may be unreadable; 0 stops at the first damaged shard
         )
     )
-    # Folders of weights to start from (README, "Bring your own Wan"); "" is none. A slot's own section
-    # then says size="inherited" and keeps only how it runs; config.codec is not read at all.
-    config.pretrained = ConfigDict(dict(video="", text="", codec=""))
-    config.codec = ConfigDict(dict(channels=16, patch=8, clips=400, power=0.5))
 
-    # Packing: events side by side in sequences of `frames` latent frames.
-    config.pack = ConfigDict(
+
+def _pack() -> ConfigDict:
+    """Packing: events side by side in sequences of `frames` latent frames."""
+    return ConfigDict(
         dict(
             sequences=3, frames=10,
             actions=0,  # capacity in action steps; 0 measures the best one
@@ -58,12 +83,11 @@ def get_config() -> ConfigDict:
             buckets=(),  # (sequences, frames) pairs: batches of several shapes, each for the events it just holds
         )
     )
-    # "none" draws each event once an epoch; "observation", "action", "both": shares of clusters ~ counts ** alpha.
-    config.sampling = ConfigDict(dict(balance="none", alpha=0.0, least=0.0, most=20.0))
-    config.caption_drop = ConfigDict(dict(rho_min=0.1, rho_max=0.9, length_min=129.0, length_max=220.0))
 
-    config.text = ConfigDict(dict(size="tiny", vocabulary=256, residual_scale=0.1, dtype="float32"))
-    config.video = ConfigDict(
+
+def _video() -> ConfigDict:
+    """The video tower."""
+    return ConfigDict(
         dict(
             size="tiny", gate_bias=1.0, duration=True, remat="none", unroll=4, attention="auto", dtype="float32",
             param_dtype="float32",
@@ -71,9 +95,11 @@ def get_config() -> ConfigDict:
             text_padding="masked",  # "zeros" for public Wan weights; inherited towers bring both
         )
     )
-    config.action = ConfigDict(dict(width=96, heads=4, ffn=256, remat="none", unroll=4, attention="auto", dtype="float32"))
 
-    config.objective = ConfigDict(
+
+def _objective() -> ConfigDict:
+    """Constants of the losses."""
+    return ConfigDict(
         dict(
             shift=5.0,
             action_shift=1.0,
@@ -91,21 +117,30 @@ def get_config() -> ConfigDict:
             dct_weight=0.0,
         )
     )
+
+
+def _stages() -> ConfigDict:
+    """How each stage is optimised."""
     common = dict(
         optimizer="muon", learning_rate=3e-3, adamw_learning_rate=2e-3, weight_decay=0.01, warmup=60, final=0.05,
         clip_norm=1.0, ema=0.995, save_every=100, log_every=10,
+        accumulate=1,  # micro-batches per update; pack.sequences is of all of them together
     )
-    config.stages = ConfigDict(
+    return ConfigDict(
         dict(
             video=dict(common, steps=2200),
             action=dict(common, steps=1500),
             scratch=dict(common, steps=2200),
         )
     )
-    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, context=1))
 
-    config.rollout = ConfigDict(dict(video_steps=2, action_steps=4))
-    config.evaluate = ConfigDict(
-        dict(split="test", sequences=16, closed_loop_episodes=4, dream_steps=20, examples=12)
+
+def _limits() -> ConfigDict:
+    """How much a run puts up with before it ends itself."""
+    return ConfigDict(
+        dict(
+            nonfinite=10,  # updates in a row that may be skipped because they are not finite
+            step_s=600.0, first_step_s=3600.0,  # longest wait for a step; for one that is compiled first
+            heartbeat_s=100,  # a process of several that says nothing for so long is dead
+        )
     )
-    return config

@@ -45,7 +45,7 @@ def make_folder(folder: Path, option: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # a fellow process may have been quicker
     except OSError as error:
         raise UserError(
             f"cannot write into {folder} ({error.strerror}); choose another folder with {option}"

@@ -1,5 +1,6 @@
 """One table of rules; one device is the smallest mesh; eight give the same numbers."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,10 +9,19 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from wallwm_jax.parallel.mesh import AXES, RULES, batch_sharding, make_mesh, param_shardings
+from wallwm_jax.parallel.mesh import (
+    AXES,
+    RULES,
+    batch_sharding,
+    held_rows,
+    make_mesh,
+    param_shardings,
+    reader_of,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,10 +57,79 @@ def test_an_unknown_name_is_refused_by_path():
         param_shardings(boxed, make_mesh({"fsdp": -1}, jax.devices()[:1]))
 
 
-def test_batches_split_over_data_and_fsdp():
+def test_batches_split_over_slices_data_and_fsdp():
     assert batch_sharding(make_mesh({"fsdp": -1}, jax.devices()[:1])).spec == PartitionSpec(
-        ("data", "fsdp")
+        ("slice", "data", "fsdp")
     )
+
+
+class Chip:
+    """A device of some process."""
+
+    platform = "cpu"
+
+    def __init__(self, number: int, process: int):
+        self.id, self.process_index = number, process
+
+
+class Chips:
+    """A mesh of devices that are not there, as far as `readers` looks."""
+
+    def __init__(self, processes: list[int], sizes: dict[str, int]):
+        chips = [Chip(i, p) for i, p in enumerate(processes)]
+        shape = [sizes.get(axis, 1) for axis in AXES]
+        self.devices = np.array(chips).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("processes", "sizes", "blocks"),
+    [
+        ([0, 0, 1, 1], dict(fsdp=4), [(0, 2), (1, 2)]),
+        ([0, 1, 2, 3], dict(data=2, fsdp=2), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ([1, 1, 0, 0], dict(fsdp=4), [(1, 2), (0, 2)]),  # the torus is not in order
+        ([0, 1, 2, 3], dict(fsdp=2, tensor=2), [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ([0, 1], dict(context=2), [(0, 1), (0, 1)]),
+    ],
+)
+def test_processes_read_the_rows_their_devices_hold(processes, sizes, blocks):
+    held = held_rows(Chips(processes, sizes).devices)
+    assert [reader_of(held, p) for p in range(len(blocks))] == blocks
+
+
+@pytest.mark.parametrize("processes", [[0, 1, 0, 1], [0, 1, 1, 1]])
+def test_rows_that_are_no_block_are_refused(processes):
+    with pytest.raises(ValueError, match="one block of equal size") as caught:
+        reader_of(held_rows(Chips(processes, dict(fsdp=4)).devices), 0)
+    assert "\n" not in str(caught.value)
+
+
+SLICES = """
+from wallwm_jax.parallel import aot
+aot.prepare_process()
+from jax.experimental import topologies
+from wallwm_jax.parallel.mesh import batch_shards, make_mesh
+chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4", num_slices=2).devices
+mesh = make_mesh(dict(fsdp=-1, tensor=2), list(chips))
+print(*mesh.devices.shape, batch_shards(mesh), [{c.slice_index for c in part.flat} for part in mesh.devices])
+near = lambda a, b: sum(abs(x - y) for x, y in zip(a.coords, b.coords)) == 1
+print(all(near(*pair) for part in mesh.devices for row in part[0] for pair in [row.ravel()]))
+try:
+    make_mesh(dict(slice=4, fsdp=-1), list(chips))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="`make parity` brings libtpu"
+)
+def test_slices_are_the_outermost_axis_and_tensor_pairs_are_neighbours():
+    done = subprocess.run(
+        [sys.executable, "-c", SLICES], capture_output=True, text=True, cwd=ROOT, env=os.environ
+    )
+    first, second, third = done.stdout.splitlines()
+    assert (first, second) == ("2 1 4 2 1 8 [{0}, {1}]", "True"), done.stderr[-2000:]
+    assert "lie in 2 slices" in third
 
 
 PROGRAM = """

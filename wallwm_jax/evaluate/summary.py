@@ -33,6 +33,7 @@ def summarise_run(
         json.loads(line)["loss"]
         for line in (run / "video" / "metrics.jsonl").read_text().splitlines()
     ]
+    losses = [loss for loss in losses if np.isfinite(loss)]  # the others' updates were skipped
     # Single losses are noisy draws of t: the first and last twentieth are averaged.
     part = max(1, len(losses) // 20)
     return {

@@ -4,6 +4,7 @@ A single device is just the smallest mesh: every run, from one core to a pod,
 goes through the same code. Parameters and activations carry logical names
 (given where they are made, in `models`); this table alone says where they go.
 
+    slice    whole copies, one per slice of a pod: only gradients cross the slow network
     data     whole copies of the model, each with its own examples
     fsdp     examples AND a slice of every large parameter (ZeRO-3)
     tensor   heads and hidden units of one layer
@@ -11,20 +12,26 @@ goes through the same code. Parameters and activations carry logical names
 """
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor", "context")
+AXES = ("slice", "data", "fsdp", "tensor", "context")
+
+BATCH_AXES = ("slice", "data", "fsdp")
+"""Axes that cut a batch into sequences."""
 
 RULES: tuple[tuple[str, tuple[str, ...] | str | None], ...] = (
     # activations
-    ("batch", ("data", "fsdp")),
+    ("batch", BATCH_AXES),
+    ("lookup", ("slice", "data")),  # rows looked up in a table that fsdp slices
     ("views", None),
     ("frames", "context"),
     ("tokens", None),
@@ -52,7 +59,8 @@ def make_mesh(sizes: dict[str, int], devices: list[jax.Device] | None = None) ->
     """Builds the mesh; one size may be -1, "all that is left".
 
     Args:
-      sizes: size of each of AXES; axes that are left out are 1.
+      sizes: size of each of AXES; axes that are left out are 1, but "slice",
+        which is the number of slices the devices lie in.
       devices: defaults to all devices of all processes.
 
     Raises:
@@ -62,7 +70,8 @@ def make_mesh(sizes: dict[str, int], devices: list[jax.Device] | None = None) ->
     unknown = sorted(set(sizes) - set(AXES))
     if unknown:
         raise ValueError(f"mesh axes {unknown} are unknown; use {AXES}")
-    shape = [int(sizes.get(axis, 1)) for axis in AXES]
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    shape = [int(({"slice": slices} | sizes).get(axis, 1)) for axis in AXES]
     known = int(np.prod([n for n in shape if n != -1]))
     if shape.count(-1) == 1 and len(devices) % known == 0:
         shape[shape.index(-1)] = len(devices) // known
@@ -71,7 +80,30 @@ def make_mesh(sizes: dict[str, int], devices: list[jax.Device] | None = None) ->
             f"mesh {dict(zip(AXES, shape, strict=True))} does not match {len(devices)} devices; "
             "set one axis to -1 to take what is left"
         )
-    return Mesh(np.asarray(devices).reshape(shape), AXES)
+    return Mesh(_arranged(devices, shape, slices), AXES)
+
+
+def _arranged(devices: Sequence[Any], shape: list[int], slices: int) -> np.ndarray:
+    """The devices in the mesh's shape, neighbours in an axis near each other.
+
+    TPU chips stand in a torus, where the order of their numbers is not the order of
+    their links; several slices are joined by a network that only the first axis may use.
+    """
+    if slices > 1:
+        if shape[0] != slices:
+            raise ValueError(
+                f"mesh axis slice is {shape[0]} but the devices lie in {slices} slices; leave config.mesh.slice "
+                f"out, or set it to {slices}"
+            )
+        return mesh_utils.create_hybrid_device_mesh(
+            (1, *shape[1:]),
+            (slices, *[1] * (len(shape) - 1)),
+            devices,
+            allow_split_physical_axes=True,
+        )
+    if devices[0].platform == "tpu":
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return np.asarray(devices).reshape(shape)
 
 
 @contextlib.contextmanager
@@ -82,8 +114,56 @@ def activate(mesh: Mesh) -> Iterator[None]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples split over the data and fsdp axes."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """Examples split over the slices, the data and the fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the mesh cuts the sequences of a batch."""
+    (axes,) = batch_sharding(mesh).spec
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def readers(mesh: Mesh) -> tuple[int, int]:
+    """Which rows of a global batch this process has to read: (block, number of blocks).
+
+    Processes whose devices share the rows (tensor or context axes that span
+    processes) get the same block and read the same.
+
+    Raises:
+      ValueError: devices of a process hold rows that are no block, or blocks of
+        unlike sizes.
+    """
+    return reader_of(held_rows(mesh.devices), jax.process_index())
+
+
+def held_rows(devices: np.ndarray) -> dict[int, set[int]]:
+    """Rows that the devices of every process hold, of a batch of one row per shard.
+
+    Args:
+      devices: in the mesh's shape.
+    """
+    axes = [AXES.index(axis) for axis in BATCH_AXES]
+    held: dict[int, set[int]] = {}
+    sizes = [devices.shape[axis] for axis in axes]
+    for place, device in np.ndenumerate(devices):
+        row = np.ravel_multi_index([place[axis] for axis in axes], sizes)
+        held.setdefault(device.process_index, set()).add(int(row))
+    return held
+
+
+def reader_of(held: dict[int, set[int]], process: int) -> tuple[int, int]:
+    """(block, number of blocks) of one process; see `readers`, which it raises as."""
+    count, mine = 1 + max(map(max, held.values())), held[process]
+    for other, rows in held.items():
+        start, size = min(rows), len(rows)
+        if size != len(mine) or start % size or rows != set(range(start, start + size)):
+            raise ValueError(
+                f"process {other} would read rows {sorted(rows)} of {count} and process {process} rows "
+                f"{sorted(mine)}; choose a config.mesh whose data and fsdp axes give every process one "
+                "block of equal size"
+            )
+    return min(mine) // len(mine), count // len(mine)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

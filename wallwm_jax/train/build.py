@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import jax
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from wallwm_jax.episodes import clock
@@ -209,8 +209,16 @@ def build_dims(
     )
 
 
-def build_loader(config: ConfigDict, encoded: Encoded, dims: BatchDims) -> Loader:
-    """The training stream of this process."""
+def build_loader(
+    config: ConfigDict, encoded: Encoded, dims: BatchDims, reader: tuple[int, int] = (0, 1)
+) -> Loader:
+    """The training stream of this process.
+
+    Args:
+      config, encoded: the experiment and its data.
+      dims: sizes of a global batch.
+      reader: number of this process's block of rows, and of how many blocks.
+    """
     latents = encoded.latents["train"]
     shared = dict(
         tokeniser=encoded.tokeniser,
@@ -218,8 +226,8 @@ def build_loader(config: ConfigDict, encoded: Encoded, dims: BatchDims) -> Loade
         balance=build_balance(config, latents),
         caption_drop=construct(CaptionDrop, config.caption_drop, "caption_drop"),
         window=config.pack.window,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+        shard_index=reader[0],
+        shard_count=reader[1],
         workers=config.pack.workers,
         timeout_s=config.pack.get("timeout_s", 60),
         skip_damaged=skip_damaged(config),
@@ -227,10 +235,10 @@ def build_loader(config: ConfigDict, encoded: Encoded, dims: BatchDims) -> Loade
     statistics, track = encoded.statistics, config.pack.track
     if config.pack.get("buckets"):
         source = Source(latents=latents, statistics=statistics, track=track)
-        buckets = [_of_process(d) for d in bucket_dims(config, latents, dims)]
+        buckets = [_of_reader(d, reader) for d in all_dims(config, latents, dims)]
         return make_mixed_loader([source], buckets=buckets, **shared)
     return make_loader(
-        latents, statistics=statistics, dims=_of_process(dims), track=track, **shared
+        latents, statistics=statistics, dims=_of_reader(dims, reader), track=track, **shared
     )
 
 
@@ -248,14 +256,19 @@ def skip_damaged(config: ConfigDict) -> float:
     return float(share)
 
 
-def _of_process(dims: BatchDims) -> BatchDims:
-    """This process's part of a global batch."""
-    processes = jax.process_count()
-    if dims.sequences % processes:
+def _of_reader(dims: BatchDims, reader: tuple[int, int]) -> BatchDims:
+    """A process's part of a global batch."""
+    if dims.sequences % reader[1]:
         raise ValueError(
-            f"config.pack.sequences = {dims.sequences} does not divide over {processes} processes; choose a multiple"
+            f"a batch of {dims.sequences} sequences does not divide over {reader[1]} processes; "
+            f"set config.pack.sequences to a multiple of {reader[1]}"
         )
-    return dataclasses.replace(dims, sequences=dims.sequences // processes)
+    return dataclasses.replace(dims, sequences=dims.sequences // reader[1])
+
+
+def all_dims(config: ConfigDict, latents: LatentStore, dims: BatchDims) -> list[BatchDims]:
+    """Sizes of all kinds of global batches of a run: one, or one per bucket."""
+    return bucket_dims(config, latents, dims) if config.pack.get("buckets") else [dims]
 
 
 def bucket_dims(config: ConfigDict, latents: LatentStore, dims: BatchDims) -> list[BatchDims]:
@@ -310,8 +323,18 @@ def build_balance(config: ConfigDict, latents: LatentStore) -> Balance | None:
     return found
 
 
-def build_optimizer(section: ConfigDict) -> tuple[optax.GradientTransformation, Callable]:
-    """Optimizer and schedule of one stage's section; (optimizer, schedule)."""
+def build_optimizer(
+    section: ConfigDict, *, mesh: Mesh | None = None, places: Any = None, dtype: str = "float32"
+) -> tuple[optax.GradientTransformation, Callable]:
+    """Optimizer and schedule of one stage's section; (optimizer, schedule).
+
+    Args:
+      section: the stage's.
+      mesh: the run's mesh; None: one device.
+      places: shardings of the parameters that train, see `places`.
+      dtype: of Muon's matrix products unless section.muon_dtype says otherwise:
+        the towers' own, so a run that computes in bfloat16 does throughout.
+    """
     schedule = warmup_cosine(section.steps, section.warmup, section.final)
     optimizer = make_optimizer(
         LABELS,
@@ -322,6 +345,9 @@ def build_optimizer(section: ConfigDict) -> tuple[optax.GradientTransformation, 
         matrix_axes=MATRIX_AXES,
         weight_decay=section.weight_decay,
         clip_norm=section.clip_norm,
+        muon_compute_dtype=section.get("muon_dtype", dtype),
+        mesh=mesh,
+        specs=places,
     )
     return optimizer, schedule
 

@@ -84,6 +84,29 @@ def leading(per_frame: Array) -> Array:
     return per_frame[:, None]
 
 
+def counted_cells(batch: Batch, form: str) -> Bool[Array, "B V F h w"]:
+    """Latent cells that L_V is a mean over: visible ones of frames that carry noise.
+
+    Observed frames standing clean in place are not predicted, not even where a
+    tube hides them: no sampler ever reads a velocity there.
+    """
+    return batch.visible & leading(noised_frames(batch, form))[..., None, None]
+
+
+def counted_actions(batch: Batch) -> Bool[Array, "B A D"]:
+    """Action dimensions that L_A is a mean over: those the embodiment has, of real steps."""
+    return spread(batch.action_mask, batch.action_segment) & (batch.action_segment > 0)[..., None]
+
+
+def counted_elements(denoiser: Denoiser, batch: Batch) -> dict[str, Float[Array, ""]]:
+    """How many elements each part of a loss is a mean over, whatever the draws."""
+    masks = {
+        "loss_video": counted_cells(batch, denoiser.conditioning),
+        "loss_action": counted_actions(batch),
+    }
+    return {name: jnp.sum(mask).astype(jnp.float32) for name, mask in masks.items()}
+
+
 def cross_view_mask(
     config: ObjectiveConfig, batch: Batch, grid: tuple[int, int]
 ) -> Bool[Array, "B F VS VS"]:
@@ -227,10 +250,8 @@ def _video_forward(
     given = observe(batch.latents, batch, hidden)
     text = denoiser.encode_text(params, batch)
     velocity, features = denoiser.video_velocity(params, z, sigma, batch, text, given, cones)
-    # Observed frames standing clean in place are not predicted, not even where a
-    # tube hides them: no sampler ever reads a velocity there.
-    count = batch.visible & leading(noised_frames(batch, form))[..., None, None]
-    loss = flow_loss(velocity, target(batch.latents, eps), count, weight=weight)
+    counted = counted_cells(batch, form)
+    loss = flow_loss(velocity, target(batch.latents, eps), counted, weight=weight)
     return reduce_mean(loss), features, per_event
 
 
@@ -246,7 +267,7 @@ def _action_error(
     cache = denoiser.feature_cache(
         params, features, batch, denoiser.token_grid(batch.latents.shape)
     )
-    real = spread(batch.action_mask, batch.action_segment) & (batch.action_segment > 0)[..., None]
+    real = counted_actions(batch)
 
     def one(level: Array, key: Array) -> Array:
         sigma = spread(level, batch.action_segment)

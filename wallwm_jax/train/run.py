@@ -1,23 +1,21 @@
 """Puts a run together from a config: the one way from a file to `loop.train`."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from wallwm_jax.models.codec import Codec
-from wallwm_jax.parallel.mesh import make_mesh
+from wallwm_jax.parallel.mesh import make_mesh, readers
 from wallwm_jax.train import build
-from wallwm_jax.train.checkpoint import (
-    CheckpointError,
-    latest_step,
-    read_meta,
-    read_params,
-    refuse_other_model,
-)
+from wallwm_jax.train.accumulate import check_divides
+from wallwm_jax.train.agreement import refuse_other_model
+from wallwm_jax.train.checkpoint import CheckpointError, latest_step, read_meta, read_params
 from wallwm_jax.train.encode import Encoded, open_encoded
-from wallwm_jax.train.loop import Run
+from wallwm_jax.train.loop import Limits, Observe, Run
+from wallwm_jax.train.places import parameter_places
 from wallwm_jax.train.pretrained import Sources, open_sources
 from wallwm_jax.train.stages import Stage, stage_named
 from wallwm_jax.types import Params
@@ -31,7 +29,9 @@ def build_run(config: ConfigDict) -> Run:
       PretrainedError: a folder of config.pretrained is not what it should be.
       FileNotFoundError, LatentCacheError: the data is not there or damaged.
       CheckpointError: the stage it starts from is missing or of another model.
+      AccumulateError: batches do not divide into micro-batches over the mesh.
     """
+    began = time.monotonic()
     stage = stage_named(config.stage)
     section = config.stages[config.stage]
     sources = open_sources(config)
@@ -44,12 +44,19 @@ def build_run(config: ConfigDict) -> Run:
         encoded = dataclasses.replace(encoded, tokeniser=sources["text"].tokeniser())
     dims = build.build_dims(config, encoded.latents["train"])
     denoiser = build.build_denoiser(config, encoded, sources)
-    optimizer, schedule = build.build_optimizer(section)
     if encoded.uncalibrated and dims.views > 1 and config.objective.sight_cone > 0:
         raise ValueError(
             f"views {', '.join(encoded.uncalibrated)} have no camera calibration, so no sight cone "
             "can be drawn; train with --config.objective.sight_cone=0"
         )
+    mesh = make_mesh(config.mesh.to_dict())
+    optimizer, schedule = build.build_optimizer(
+        section,
+        mesh=mesh,
+        places=parameter_places(denoiser, stage.trains, dims, mesh) if mesh.size > 1 else None,
+        dtype=denoiser.video_config.wan.dtype,
+    )
+    check_divides(build.all_dims(config, encoded.latents["train"], dims), section.accumulate, mesh)
     meta = run_meta(config, encoded, denoiser, sources)
     inherited = inherit(config, stage, meta)
     return Run(
@@ -60,9 +67,9 @@ def build_run(config: ConfigDict) -> Run:
         objective=build.build_objective(config, meta["input"]["image_size"]),
         optimizer=optimizer,
         schedule=schedule,
-        loader=build.build_loader(config, encoded, dims),
+        loader=build.build_loader(config, encoded, dims, readers(mesh)),
         dims=dims,
-        mesh=make_mesh(config.mesh.to_dict()),
+        mesh=mesh,
         codec=encoded.codec_params,
         sources=sources,
         inherited=inherited,
@@ -72,6 +79,10 @@ def build_run(config: ConfigDict) -> Run:
         ema=section.ema,
         save_every=section.save_every,
         log_every=section.log_every,
+        accumulate=section.accumulate,
+        limits=build.construct(Limits, config.limits, "limits"),
+        observe=build.construct(Observe, config.observe, "observe"),
+        began=began,
     )
 
 

@@ -23,11 +23,13 @@ class TrainState:
     """Everything a step changes, and the frozen parameters it reads.
 
     Attributes:
-      step: updates so far.
+      step: batches so far; data and randomness follow from it.
       params: parameters that train in this stage, {part: tree}.
       frozen: parameters that do not (text encoder, fitted codec, earlier stages).
       opt_state: of the optimizer, for `params` only.
       ema: average of `params`, float32.
+      skipped: of those steps, the updates that were not finite and not taken.
+      skipped_in_row: how many of them were the last ones.
     """
 
     step: Any
@@ -35,6 +37,8 @@ class TrainState:
     frozen: Params
     opt_state: Any
     ema: Params
+    skipped: Any
+    skipped_in_row: Any
 
 
 def state_shapes(
@@ -60,7 +64,9 @@ def state_shapes(
     Returns:
       A state of ShapeDtypeStructs.
     """
-    boxed = jax.eval_shape(partial(_towers, denoiser, dims), jax.random.key(0))
+    # The key's shape too: on devices that are not there, none can be made.
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    boxed = jax.eval_shape(partial(_towers, denoiser, dims), key)
     params, of = nn.meta.unbox(boxed), param_shardings(boxed, mesh)
     if codec is not None:
         params = params | {"codec": codec}
@@ -73,6 +79,8 @@ def state_shapes(
         frozen={name: tree for name, tree in params.items() if name not in trains},
         opt_state=jax.eval_shape(optimizer.init, trained),
         ema=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), trained),
+        skipped=jax.ShapeDtypeStruct((), jnp.int32),
+        skipped_in_row=jax.ShapeDtypeStruct((), jnp.int32),
     )
     shardings = TrainState(
         step=replicated(mesh),
@@ -80,6 +88,8 @@ def state_shapes(
         frozen={name: of[name] for name in shapes.frozen},
         opt_state=optimizer_shardings(optimizer, trained, places, mesh),
         ema=places,
+        skipped=replicated(mesh),
+        skipped_in_row=replicated(mesh),
     )
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
@@ -122,6 +132,8 @@ def init_state(
             frozen={name: params[name] for name in drawn},
             opt_state=optimizer.init(trained),
             ema=jax.tree.map(lambda x: x.astype(jnp.float32), trained),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_row=jnp.zeros((), jnp.int32),
         )
 
     made = shapes.replace(frozen={name: shapes.frozen[name] for name in drawn})

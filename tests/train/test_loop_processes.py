@@ -1,0 +1,174 @@
+"""The loop of the mini run: asked to stop, in several processes, and never compiling twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from mini_run import mini_run
+
+from wallwm_jax.parallel.processes import free_port
+from wallwm_jax.train.checkpoint import latest_step
+from wallwm_jax.train.loop import train
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("mini_run.py")
+
+
+def lines(folder: Path) -> list[dict]:
+    """The whole lines of the run's log."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text() if path.is_file() else ""
+    return [json.loads(x) for x in text.splitlines(keepends=True) if x.endswith("\n")]
+
+
+def losses(folder: Path) -> list[str]:
+    return [line["loss_hex"] for line in lines(folder)]
+
+
+def start(count: int, folder: Path, *words: str) -> list[subprocess.Popen]:
+    """The mini run as `count` processes that train together."""
+    address = f"127.0.0.1:{free_port()}"
+    fellows = lambda i: (  # noqa: E731
+        {"WALLWM_PROCESSES": str(count)}
+        | ({"WALLWM_PROCESS_ID": str(i), "WALLWM_COORDINATOR": address} if count > 1 else {})
+    )
+    folder.mkdir(exist_ok=True)
+    return [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder), *words],
+            cwd=ROOT,
+            env=os.environ
+            | {"PYTHONPATH": f"{ROOT}:{SCRIPT.parent}", "OMP_NUM_THREADS": "1"}
+            | fellows(i),
+            stdout=subprocess.DEVNULL,
+            stderr=open(folder / f"stderr-{i}.txt", "w"),  # noqa: SIM115  lives with the process
+        )
+        for i in range(count)
+    ]
+
+
+def await_steps(folder: Path, steps: int, processes: list[subprocess.Popen]) -> None:
+    """Waits until the log holds so many steps."""
+    until = time.monotonic() + 300
+    while len(lines(folder)) < steps:
+        assert all(p.poll() is None for p in processes), told(folder)
+        assert time.monotonic() < until, told(folder)
+        time.sleep(0.02)
+
+
+def told(folder: Path) -> str:
+    """The ends of what the processes said."""
+    return "\n".join(p.read_text()[-1500:] for p in sorted(folder.glob("stderr-*.txt")))
+
+
+def ended(processes: list[subprocess.Popen], seconds: float) -> list[int]:
+    """Exit statuses of processes that have to end in time."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.wait(timeout=max(until - time.monotonic(), 0.1))
+    return [process.returncode for process in processes]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_sigterm_saves_the_step_in_hand(tmp_path, count):
+    """Sent to one process only: all of them save the same step and end with 0."""
+    processes = start(count, tmp_path, "steps=100000", "save_every=100000", "slow=0.02")
+    await_steps(tmp_path, 6, processes)
+    processes[-1].send_signal(signal.SIGTERM)
+    assert ended(processes, 60) == [0] * count, told(tmp_path)
+    reached = len(lines(tmp_path))
+    assert latest_step(tmp_path / "checkpoints") == reached >= 6
+    assert f"after step {reached}" in told(tmp_path)
+    resumed = train(mini_run(tmp_path, steps=reached + 3))
+    assert resumed["resumed_from"] == reached
+    whole = tmp_path / "whole"
+    train(mini_run(whole, steps=reached + 3))
+    assert [line["loss"] for line in lines(tmp_path)] == pytest.approx(
+        [line["loss"] for line in lines(whole)], rel=1e-5
+    )
+
+
+def test_four_processes_give_the_losses_of_one(tmp_path):
+    several, alone = tmp_path / "several", tmp_path / "alone"
+    processes = start(4, several)
+    assert ended(processes, 300) == [0] * 4, told(several)
+    train(mini_run(alone))
+    assert [x["step"] for x in lines(several)] == list(range(8))
+    assert [x["loss"] for x in lines(several)] == pytest.approx(
+        [x["loss"] for x in lines(alone)], rel=1e-5
+    )
+
+
+def kill_one(
+    folder: Path, how: str, count: int = 2, heartbeat: int = 5, limit: int = 8
+) -> tuple[list[int], float]:
+    """One round: one of several fails; statuses of the others, and their seconds.
+
+    `how` is "SIGKILL", "SIGSTOP", "coordinator" or "hang" (of its Python thread
+    alone, while its heartbeat lives). For chaos drivers, too.
+    """
+    words = [f"heartbeat={heartbeat}", "steps=100000", "save_every=100000", "slow=0.02"]
+    if how == "hang":
+        words += [f"limit={limit}", "hang=1:12"]
+    processes = start(count, folder, *words)
+    await_steps(folder, 8, processes)
+    victim = processes[0 if how == "coordinator" else 1]
+    if how == "hang":
+        await_steps(folder, 10, processes)
+    else:
+        victim.send_signal(signal.SIGSTOP if how == "SIGSTOP" else signal.SIGKILL)
+    began = time.monotonic()
+    others = [p for p in processes if p is not victim or how == "hang"]
+    try:
+        statuses = ended(others, 120)
+        return statuses, time.monotonic() - began
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "hang"])
+def test_when_one_of_several_fails_all_end(tmp_path, how):
+    """Bounds are for two busy cores: the heartbeat is 5 s, the watchdog's limit 8 s."""
+    statuses, seconds = kill_one(tmp_path, how)
+    assert all(status != 0 for status in statuses), told(tmp_path)
+    assert seconds < 5 + 5 + 20
+    if how == "hang":
+        assert 75 in statuses and "batch 12" in told(tmp_path)
+    else:
+        assert "another process of this run is gone" in told(tmp_path)
+
+
+def test_nothing_is_compiled_after_the_second_step(tmp_path):
+    compiled: list[int] = []
+    run = mini_run(tmp_path, steps=12, save_every=100, log_every=1)
+
+    def note(event: str, seconds: float, **_: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(run.loader.get_state()["batch"])
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        train(run)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert any(batch <= 1 for batch in compiled), "the listener hears nothing"
+    # The save after the last step has small programs of its own.
+    assert not [batch for batch in compiled if 2 < batch < 12]
+
+
+def test_a_profile_and_tensorboard_on_request(tmp_path):
+    from wallwm_jax.train.loop import Observe
+
+    wish = Observe(tensorboard=True, profile_from=2, profile_steps=2)
+    train(mini_run(tmp_path, observe=wish))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
