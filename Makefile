@@ -16,7 +16,7 @@ PARITY := $(VENV)/.parity
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: help setup parity gl demo smoke test clean
+.PHONY: help setup parity gl demo smoke test chaos clean
 .DEFAULT_GOAL := help
 
 help: ## Lists the targets.
@@ -32,8 +32,12 @@ demo: setup ## Data, training, evaluation: writes runs/demo/report.html (at most
 smoke: setup ## The same path, tiny: runs/smoke/report.html.
 	$(BIN)/python -m experiments.demo --profile smoke --out runs/smoke
 
-test: setup ## The whole test suite (at most 12 minutes on two cores).
+test: setup ## The whole test suite (about 20 minutes on two cores).
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
+chaos: setup ## Kills and damages a small training run (20 kills, a few minutes): nothing may differ.
+	$(BIN)/python -m experiments.chaos --smoke --rounds R3,R4,R5,R6
+	$(BIN)/python -m experiments.chaos --rounds R1 --kills 20
 
 clean: ## Removes the environment, the caches and the runs.
 	rm -rf $(VENV) .cache runs build *.egg-info .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ import time
 import jax
 import pytest
 
+from wallwm_jax.parallel import processes
 from wallwm_jax.parallel.mesh import make_mesh
 from wallwm_jax.parallel.processes import (
     ProcessError,
@@ -98,3 +99,29 @@ def test_this_command_is_what_was_typed():
 def test_alone_a_vote_is_its_own_answer():
     vote = Vote(make_mesh({"fsdp": -1}, jax.devices()[:1]))
     assert vote.alone and vote.cast(True) is True and vote.cast(False) is False
+
+
+class RuntimeFailure(jax.errors.JaxRuntimeError):
+    """What a step raises while it runs."""
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (ValueError("UNKNOWN: Gloo all-reduce failed: connection closed by peer"), ProcessError),
+        (RuntimeFailure("INTERNAL: Gloo broadcast failed: timed out"), ProcessError),
+        (RuntimeFailure("RESOURCE_EXHAUSTED: out of memory"), RuntimeFailure),
+        (ValueError("the peer of a batch of 3 sequences"), ValueError),
+    ],
+)
+def test_a_fellows_death_is_told_however_the_runtime_tells_it(monkeypatch, error, raised):
+    kept = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.atexit, "register", kept.append)
+    with pytest.raises(raised) as caught:
+        with processes.together():
+            raise error
+    assert type(caught.value) is raised and len(kept) == 1
+    if raised is ProcessError:
+        assert "another process of this run is gone" in str(caught.value)
+        assert "\n" not in str(caught.value)

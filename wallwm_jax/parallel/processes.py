@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,10 @@ from wallwm_jax.errors import UserError
 
 AUTO = "auto"
 """Number of processes that a scheduler knows."""
+
+
+STATUS = re.compile(r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
+"""How errors of the runtime begin."""
 
 
 class ProcessError(UserError):
@@ -151,7 +156,7 @@ def together() -> Iterator[None]:
         fine = isinstance(error, SystemExit) and not error.code
         if jax.process_count() > 1 and not fine:
             atexit.register(_end_at_once)  # the last one registered runs first
-            if isinstance(error, jax.errors.JaxRuntimeError) and _speaks_of_fellows(str(error)):
+            if _is_about_fellows(error):
                 raise ProcessError(
                     f"another process of this run is gone, or no longer answers ({_short(error)}); start all of "
                     "them again, the run continues from its last checkpoint"
@@ -159,7 +164,13 @@ def together() -> Iterator[None]:
         raise
 
 
-def _speaks_of_fellows(text: str) -> bool:
+def _is_about_fellows(error: BaseException) -> bool:
+    """Whether the runtime says that a collective lost somebody."""
+    text = str(error)
+    # What is noticed while a step is dispatched comes as a ValueError, after a status word.
+    dispatched = isinstance(error, ValueError) and STATUS.match(text)
+    if not (dispatched or isinstance(error, jax.errors.JaxRuntimeError)):
+        return False
     return any(word in text for word in ("Gloo", "NCCL", "coordination", "heartbeat", "peer"))
 
 
