@@ -3,7 +3,7 @@
     python -m experiments.aot --config=configs/wan22_ti2v_5b.py --topology=v5p:4x4x4 --what=video
     python -m experiments.aot --config=configs/wan22_ti2v_5b.py --topology=v5p:4x4x4 --plan
 
-Compiled on 64 v5p chips (data4 x fsdp16), stage "video" with remat "selective" takes 75 GB of a
+Compiled on 64 v5p chips (data4 x fsdp16), stage "video" with remat "selective" takes 72 GB of a
 chip's 103 at 4 sequences; on 256 v6e chips (--config.mesh.data=16) with "attention" 23 GB of 34
 at 2. A full compile takes minutes on quiet cores, --quick less than one.
 A view of 192x224 pixels is 12x14 latents and 6x7 = 42 tokens, so three views
