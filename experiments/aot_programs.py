@@ -39,6 +39,7 @@ from wallwm_jax.parallel.mesh import (
     batch_shards,
     param_shardings,
     replicated,
+    shaped,
 )
 from wallwm_jax.train import build
 from wallwm_jax.train.places import parameter_places
@@ -114,11 +115,7 @@ def forward_program(
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     boxed = jax.eval_shape(lambda key, batch: module.init(key, **batch)["params"], key, batch)
-    params = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        nn.meta.unbox(boxed),
-        param_shardings(boxed, mesh),
-    )
+    params = shaped(nn.meta.unbox(boxed), param_shardings(boxed, mesh))
 
     def velocity(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         out = module.apply({"params": params}, **batch)

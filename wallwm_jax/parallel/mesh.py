@@ -194,6 +194,18 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
     return nn.logical_to_mesh_sharding(specs, mesh, RULES)
 
 
+def shaped(shapes: Any, places: Any) -> Any:
+    """A tree's shapes and dtypes as ShapeDtypeStructs that lie in `places`.
+
+    Args:
+      shapes: of arrays or ShapeDtypeStructs.
+      places: the same tree of shardings.
+    """
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+    )
+
+
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, params: Any, shardings: Any, mesh: Mesh
 ) -> Any:

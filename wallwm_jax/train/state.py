@@ -14,7 +14,7 @@ from jaxtyping import Array
 from wallwm_jax.input.batch import Batch, BatchDims
 from wallwm_jax.models.denoiser import Denoiser
 from wallwm_jax.models.video_tower import graft
-from wallwm_jax.parallel.mesh import optimizer_shardings, param_shardings, replicated
+from wallwm_jax.parallel.mesh import optimizer_shardings, param_shardings, replicated, shaped
 from wallwm_jax.types import Params
 
 
@@ -91,9 +91,7 @@ def state_shapes(
         skipped=replicated(mesh),
         skipped_in_row=replicated(mesh),
     )
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
-    )
+    return shaped(shapes, shardings)
 
 
 def init_state(
