@@ -98,7 +98,9 @@ def compare(name: str, wanted: dict, dtype: str | None) -> dict:
         "collectives": COLLECTIVE.findall(hlo[hlo.index("\nENTRY ") :]),
         "elsewhere": COLLECTIVE.findall(hlo[: hlo.index("\nENTRY ")]),
         "exchanges": sum(bool(s.rows + s.cols) for s in plan.stacks),
-        "replicated": sum(any(mesh.shape[n] > 1 for n in s.replicas) for s in plan.stacks),
+        "replicated": sum(
+            len(s.members) + 1 for s in plan.stacks if any(mesh.shape[n] > 1 for n in s.replicas)
+        ),
         "roles": len(plan.roles),
     }
 

@@ -54,12 +54,12 @@ def test_updates_and_momentum_lie_where_the_parameter_lies(report, mesh):
 
 @pytest.mark.parametrize("mesh", FLOAT32)
 def test_nothing_is_sent_but_slices_to_owners_and_back(report, mesh):
-    """Two all-to-alls a stack and a gather where there are replicas; gradients stay cut."""
+    """Two all-to-alls a stack, and gathers where there are replicas; gradients stay cut."""
     found = report[f"{mesh} float32"]
     sent = found["collectives"]
     assert set(sent) <= {"all-to-all", "all-gather"}
     assert sent.count("all-to-all") == 2 * found["exchanges"]
-    # The compiler may gather several stacks at once.
+    # One for each parameter and one for what is left over of a stack; the compiler may join some.
     assert (sent.count("all-gather") > 0) == (found["replicated"] > 0)
     assert sent.count("all-gather") <= found["replicated"]
 

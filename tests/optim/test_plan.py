@@ -72,10 +72,15 @@ def test_every_matrix_is_owned_once_and_every_owner_has_room(mesh, kinds):
         assert sorted(named) == sorted(mesh)  # every mesh axis has one part
         apart = math.prod(mesh[a] for a in stack.apart)
         whole = sum(math.prod(leaves[x.leaf].shape) // (m * n) for x in stack.members)
-        # Slices lie apart or are exchanged: nothing is owned twice, nothing is left.
-        assert sum(stack.counts) == stack.matrices and stack.matrices * apart == whole
+        # Slices lie apart or are exchanged: nothing is left, and no replica owns one too many.
+        replicas = math.prod(mesh[a] for a in stack.replicas)
+        assert stack.matrices * apart == whole
+        assert sum(stack.counts) == stack.share == -(-stack.matrices // replicas)
+        taken = [x.each(replicas)[1] for x in stack.members]
+        assert all(n * replicas <= x.matrices for n, x in zip(taken, stack.members, strict=True))
+        assert sum(taken) <= stack.share
         assert len(stack.counts) == math.prod(mesh[a] for a in owner_axes(stack))
-        assert stack.places().sum() == stack.matrices
+        assert stack.places().sum() == stack.share
     assert len(plan.role_of) == math.prod(mesh.values())
     work = np.array(plan.roles) @ [cost(*s.shape) for s in plan.stacks]
     assert plan.load == pytest.approx(max(work[role] for role in plan.role_of))

@@ -53,19 +53,22 @@ class MuonState(NamedTuple):
     mu: optax.Updates  # momentum m_t, same shapes (and sharding) as the parameters
 
 
-def _momentum(grads: Any, state: MuonState, beta: float, nesterov: bool) -> tuple[Any, Any]:
-    """(m_t, the direction to orthogonalise), both float32 trees like `grads`."""
-    count = optax.safe_increment(state.count)
+def _momentum(grads: Any, state: MuonState, beta: float) -> Any:
+    """m_t, a float32 tree like `grads`."""
     wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)  # noqa: E731
-    grads = wide(grads)
-    mu = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, wide(state.mu), grads)
+    return jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, wide(state.mu), wide(grads))
+
+
+def _direction(state: MuonState, beta: float, nesterov: bool) -> Callable[[Array, Array], Array]:
+    """(m_t, g_t) -> what is orthogonalised."""
     if not nesterov:
-        return mu, mu  # Newton-Schulz ignores scale: no bias correction needed
+        return lambda m, g: m  # Newton-Schulz ignores scale: no bias correction needed
     # In the Nesterov form two differently corrected terms are added, so the
     # correction decides their ratio (it matters for the first few updates).
+    count = optax.safe_increment(state.count)
     ahead = 1 - beta ** optax.safe_increment(count).astype(jnp.float32)
     now = 1 - beta ** count.astype(jnp.float32)
-    return mu, jax.tree.map(lambda m, g: beta * m / ahead + (1 - beta) * g / now, mu, grads)
+    return lambda m, g: beta * m / ahead + (1 - beta) * g.astype(jnp.float32) / now
 
 
 def muon_plan(
@@ -175,13 +178,14 @@ def scale_by_muon(
 
     def update_fn(updates, state, params=None):
         del params
-        mu, direction = _momentum(updates, state, beta, nesterov)
+        mu = _momentum(updates, state, beta)
         plan, leaves = muon_plan(updates, matrix_axes, **place)
         scaled = orthogonalise_all(
             plan,
             leaves,
-            jax.tree.leaves(direction),
+            list(zip(jax.tree.leaves(mu), jax.tree.leaves(updates), strict=True)),
             orthogonalise,
+            direction=_direction(state, beta, nesterov),
             mesh=mesh,
             dtype=compute_dtype or jnp.float32,
             scale=lambda rows, cols: rms * max(rows, cols) ** 0.5,

@@ -18,7 +18,8 @@ it once for everybody and sends the slices of the result back. The plan says
 Axes of the mesh take three parts for a stack: the ones that cut rows or columns
 EXCHANGE slices; the ones that cut another axis of the parameter (heads, say)
 hold different matrices and stay to themselves ("apart"); over the rest
-parameters are REPLICAS, which own different matrices and share the results.
+parameters are REPLICAS, which take an equal share of the matrices each and share
+the results. Owners are numbered within a replica: all replicas do the same.
 """
 
 import dataclasses
@@ -69,11 +70,18 @@ class Member:
       leaf: its number in the list of parameters.
       transposed: whether its matrices are.
       matrices: how many of them a device holds a slice of.
+      layers: size of the leading axis if every index of it is whole matrices, else 1.
     """
 
     leaf: int
     transposed: bool
     matrices: int
+    layers: int
+
+    def each(self, replicas: int) -> tuple[int, int]:
+        """(layers, matrices) that every one of so many replicas takes; the rest is left over."""
+        layers = self.layers // replicas
+        return layers, layers * (self.matrices // self.layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +94,9 @@ class Stack:
       apart: mesh axes along which devices hold different matrices.
       replicas: mesh axes along which devices hold the same slices.
       members: where the matrices come from, in their order in the stack.
-      counts: matrices that each owner gets; owners are numbered over
-        (replicas, rows, cols), the last axis fastest.
+      share: matrices that each replica takes, the last ones maybe fewer.
+      counts: matrices that each owner gets of them; owners are numbered over
+        (rows, cols), the last axis fastest.
       roles: whether devices do no more than their count.
     """
 
@@ -97,6 +106,7 @@ class Stack:
     apart: tuple[str, ...]
     replicas: tuple[str, ...]
     members: tuple[Member, ...]
+    share: int = 0
     counts: tuple[int, ...] = ()
     roles: bool = False
 
@@ -156,7 +166,7 @@ def make_plan(leaves: Sequence[Leaf], mesh: dict[str, int], cost: Cost) -> Plan:
     stacks = _stacks(leaves, specs, mesh)
     total = sum(cost(*s.shape) * s.matrices * _size(mesh, s.apart) for s in stacks)
     mean = total / math.prod(mesh.values())
-    even = [dataclasses.replace(s, counts=_even(s.matrices, _owners(s, mesh))) for s in stacks]
+    even = [dataclasses.replace(s, counts=_even(s.share, _owners(s, mesh))) for s in stacks]
     plan = _finish(even, mesh, specs, cost, mean)
     for heaviest in range(2, len(stacks) + 1):
         dealt = _finish(_deal(even, mesh, cost, mean, heaviest), mesh, specs, cost, mean)
@@ -210,12 +220,20 @@ def _stacks(leaves: Sequence[Leaf], specs: Sequence[Cuts], mesh: dict[str, int])
         if transposed:
             m, n, rows, cols = n, m, cols, rows
         matrices = math.prod(shape[a] for a in batch) // _size(mesh, apart)
+        uncut = len(shape) == len(leaf.shape) and not spec[0]
+        layers = shape[0] if 0 in batch and uncut else 1
         key = (m, n), rows, cols, apart
-        found.setdefault(key, []).append(Member(number, transposed, matrices))
-    return [
-        Stack(*key, _left(mesh, key[1] + key[2] + key[3]), tuple(members))
-        for key, members in found.items()
-    ]
+        found.setdefault(key, []).append(Member(number, transposed, matrices, layers))
+    return [_stack(mesh, key, tuple(members)) for key, members in found.items()]
+
+
+def _stack(mesh: dict[str, int], key: tuple, members: tuple[Member, ...]) -> Stack:
+    """A stack whose owners are not known yet."""
+    shape, rows, cols, apart = key
+    replicas = tuple(name for name in mesh if name not in rows + cols + apart)
+    matrices = sum(member.matrices for member in members)
+    share = -(-matrices // _size(mesh, replicas))
+    return Stack(shape, rows, cols, apart, replicas, members, share)
 
 
 def _side_order(mesh: dict[str, int], names: tuple[str, ...]) -> tuple[int, ...]:
@@ -255,8 +273,8 @@ def _deal(
 ) -> list[Stack]:
     """Of the heaviest stacks, longest first, each matrix to the owner that has least to do.
 
-    What stands apart does the same as its neighbours, so one program serves it:
-    a matrix is dealt to all of them, and the busiest of them counts.
+    What stands apart, or in another replica, does the same as its neighbours, so one
+    program serves it: a matrix is dealt to all of them, and the busiest of them counts.
     """
     work = [s.rounds * cost(*s.shape) for s in stacks]
     least = max(sorted(work)[-heaviest], SMALL * mean)
@@ -270,7 +288,7 @@ def _deal(
         stack = stacks[number]
         view = _owner_view(stack, mesh, load)  # writes through to load
         counts = np.zeros(view.shape[0], int)
-        for _ in range(stack.matrices):
+        for _ in range(stack.share):
             owner = int(view.max(1).argmin())
             view[owner] += cost(*stack.shape)
             counts[owner] += 1
@@ -281,35 +299,36 @@ def _deal(
 
 
 def _owner_view(stack: Stack, mesh: dict[str, int], per_device: np.ndarray) -> np.ndarray:
-    """[devices of the mesh ...] -> [owners, apart]."""
-    order = [list(mesh).index(name) for name in owner_axes(stack) + stack.apart]
+    """[devices of the mesh ...] -> [owners, the others]."""
+    order = [list(mesh).index(name) for name in owner_axes(stack) + _other_axes(stack)]
     return per_device.transpose(order).reshape(_owners(stack, mesh), -1).copy()
 
 
 def _device_view(stack: Stack, mesh: dict[str, int], per_owner: np.ndarray) -> np.ndarray:
     """Inverse of `_owner_view`."""
-    names = owner_axes(stack) + stack.apart
+    names = owner_axes(stack) + _other_axes(stack)
     order = [names.index(name) for name in mesh]
     return per_owner.reshape([mesh[name] for name in names]).transpose(order)
 
 
 def _by_device(stack: Stack, mesh: dict[str, int]) -> np.ndarray:
     """Matrices of the stack that each device orthogonalises."""
-    counts = np.repeat(np.asarray(stack.counts)[:, None], _size(mesh, stack.apart), 1)
-    return _device_view(stack, mesh, counts)
+    others = _size(mesh, _other_axes(stack))
+    return _device_view(stack, mesh, np.repeat(np.asarray(stack.counts)[:, None], others, 1))
 
 
 def owner_axes(stack: Stack) -> tuple[str, ...]:
     """The mesh axes that number the owners, the last one fastest."""
-    return stack.replicas + stack.rows + stack.cols
+    return stack.rows + stack.cols
+
+
+def _other_axes(stack: Stack) -> tuple[str, ...]:
+    """The mesh axes along which owners of the same number do the same."""
+    return stack.replicas + stack.apart
 
 
 def _owners(stack: Stack, mesh: dict[str, int]) -> int:
     return _size(mesh, owner_axes(stack))
-
-
-def _left(mesh: dict[str, int], used: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in mesh if name not in used)
 
 
 def _size(mesh: dict[str, int], names: Sequence[str]) -> int:

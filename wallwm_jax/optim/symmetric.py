@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
@@ -79,8 +80,9 @@ def symmetric_product(
     if tile is None or block is None:
         raise ValueError(f"symmetric product of {rows} x {common}: both must divide by {TILES[-1]}")
     lower = _lower_tiles(x.reshape(-1, rows, common), tile, block, interpret)
-    number = np.arange(rows) // tile
-    whole = jnp.where(number[:, None] >= number, lower, jnp.swapaxes(lower, -2, -1))
+    # Counted where it is needed: a constant of that size would be kept in memory.
+    number = lambda axis: lax.broadcasted_iota(jnp.int32, (rows, rows), axis) // tile  # noqa: E731
+    whole = jnp.where(number(0) >= number(1), lower, jnp.swapaxes(lower, -2, -1))
     return whole.reshape(*batch, rows, rows)
 
 
@@ -129,6 +131,4 @@ def _kernel(_rows, _cols, x, y, out) -> None:  # references into vector memory
         out[...] = jnp.zeros_like(out)
 
     contract_last = (((1,), (1,)), ((), ()))
-    out[...] += jax.lax.dot_general(
-        x[...], y[...], contract_last, preferred_element_type=jnp.float32
-    )
+    out[...] += lax.dot_general(x[...], y[...], contract_last, preferred_element_type=jnp.float32)
