@@ -4,6 +4,7 @@ No dataset, no weights, no devices: every size is in the config, and what a
 run measures on its data (views, state, action steps) is given there.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -266,20 +267,21 @@ def plan(config: ConfigDict, stage: str, program: aot.Program, mesh: Mesh) -> pl
         key = jax.random.key(0)
         return kind.objective(model, objective, frozen | params, batch, key)[0]
 
-    def kept(rows: int) -> int:
-        known = (state.frozen, batch_shapes(batch_dims(config, rows), mesh))
+    def kept(rows: int, frames: int) -> int:
+        dims = dataclasses.replace(batch_dims(config, rows), frames=frames)
         with activate(mesh):
-            return planner.kept_bytes(loss, state.params, known)
+            return planner.kept_bytes(loss, state.params, (state.frozen, batch_shapes(dims, mesh)))
 
-    # Two sizes tell what grows with the sequences from whole weights that are kept.
-    once = kept(parts)
-    grows = (kept(2 * parts) - once) // parts
+    context = mesh.shape["context"]
+    sequences, _, frames = batch.latents.shape[:3]
     return planner.step_plan(
         state,
         batch,
-        kept=(once - parts * grows) + grows * batch.latents.shape[0] // parts,
+        kept=planner.kept_on_device(
+            kept, sequences=sequences, frames=frames, parts=parts, context=context
+        ),
         layer_weights=2 * _layer_scalars(state, stage),
-        in_flight=batch.latents.shape[0] // parts * _widest(config, model, stage),
+        in_flight=sequences // parts * _widest(config, model, stage) // context,
         limit=aot.HBM_BYTES.get(mesh.devices.flat[0].device_kind),
     )
 

@@ -230,14 +230,18 @@ import functools
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 from wallwm_jax.models.attention import attend, surroundings
 from wallwm_jax.models.attention_tpu import splash
+from wallwm_jax.models.sequence_parallel import on_each_device
 from wallwm_jax.parallel.mesh import RULES, make_mesh
+
+def kernel(q, k, v, segments, mask):
+    return splash(q, k, v, segments, interpret=True)
 
 q, k, v = (jax.random.normal(jax.random.key(i), (4, 130, 2, 64)) for i in range(3))
 ids = jnp.asarray(np.sort(np.arange(4 * 130).reshape(4, 130) % 3))
 want = attend(q, k, v, segments=(ids, ids))
 with jax.set_mesh(make_mesh(dict(data=2, fsdp=2, tensor=2))), nn.logical_axis_rules(RULES):
     assert surroundings() == ("cpu", (4, 2)), surroundings()
-    got = jax.jit(functools.partial(splash, interpret=True))(q, k, v, (ids, ids))
+    got = jax.jit(functools.partial(on_each_device, kernel))(q, k, v, (ids, ids), None)
     assert str(got.sharding.spec) == "P(('data', 'fsdp'), None, 'tensor')", got.sharding
     plain = jax.jit(attend)(q, k, v, segments=(ids, ids))
 for x in (got, plain):

@@ -22,6 +22,7 @@ n heads, H head dimension.
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
@@ -39,6 +40,7 @@ from wallwm_jax.models.layers import (
 )
 from wallwm_jax.models.remat import keep, rematerialised
 from wallwm_jax.models.rope import axis_angles
+from wallwm_jax.models.sequence_parallel import merge_tokens
 from wallwm_jax.models.wan_dit import table_init
 
 Cache = tuple[Float[Array, "N B T n H"], Float[Array, "N B T n H"]]
@@ -151,9 +153,9 @@ class ActionBlock(nn.Module):
         x = x + MultiHeadAttention(name="state_attention", kind="state", **attention)(
             layer_norm(x, c.eps), state, segments=(own, slots)
         )
-        x = x + MultiHeadAttention(name="video_attention", kind="video", **attention).read(
-            layer_norm(x, c.eps), *cache, segments=(own, video)
-        )
+        x = x + MultiHeadAttention(
+            name="video_attention", kind="video", frames_in="keys", **attention
+        ).read(layer_norm(x, c.eps), *cache, segments=(own, video))
         y = GatedFFN(c, name="ffn")(modulate(x, shift2, scale2, c.eps))
         return residual(x, gate2, y), None
 
@@ -220,9 +222,8 @@ class ActionTower(nn.Module):
         when = self.tau_video[tau] + self.chunk_video[chunk]
         where = self.view_place[:views, None] + self._patch_features(tokens, grid)
         positions = when[:, None, :, None] + where[None, :, None]
-        positions = rearrange(positions, "b v f s d -> b (v f s) d")
-        h = rearrange(features, "n b v f s d -> n b (v f s) d")
-        return self.readers(None, h, positions.astype(c.dtype))[1]
+        positions = merge_tokens(positions).astype(c.dtype)
+        return self.readers(None, jax.vmap(merge_tokens)(features), positions)[1]
 
     def _patch_features(self, tokens: int, grid: tuple[int, int] | None) -> Float[Array, "S Dv"]:
         h, w = grid or (round(tokens**0.5),) * 2
@@ -266,7 +267,8 @@ class ActionTower(nn.Module):
             jnp.arange(1, state.shape[1] + 1, dtype=jnp.int32), state.shape[:2]
         )
         per_frame = cache[0].shape[2] // (c.views * frame_segment.shape[1])
-        video = jnp.tile(jnp.repeat(frame_segment, per_frame, axis=1), (1, c.views))
+        sizes = (len(frame_segment), c.views, frame_segment.shape[1], per_frame)
+        video = merge_tokens(jnp.broadcast_to(frame_segment[:, None, :, None], sizes))
         x, _ = self.blocks(
             x,
             cache,

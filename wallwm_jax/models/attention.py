@@ -11,15 +11,19 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from wallwm_jax.models.attention_tpu import LANES, splash
+from wallwm_jax.models.sequence_parallel import (
+    CUT_HEADS,
+    on_each_device,
+    parts_of,
+    refuse_uneven_heads,
+)
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
 """Names `attend` accepts: the choice left to `pick`; plain operations; NVIDIA's
@@ -39,7 +43,8 @@ class Problem:
     """All that decides which implementation can run.
 
     Attributes:
-      batch, queries, keys, heads, head_dim: sizes over all devices.
+      batch, heads, head_dim: sizes over all devices.
+      queries, keys: as many as one device attends with at once.
       dtype: of queries, keys and values.
       segments: whether segment ids are given.
       mask: whether a dense mask is given.
@@ -144,16 +149,22 @@ def attend(
     *,
     segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
     mask: Bool[Array, "B 1 T S"] | None = None,
+    frames_in: str = "",
     implementation: str = "auto",
     site: str = "attention",
     label: str = "attended",
 ) -> Float[Array, "B T N H"]:
     """Softmax attention with scale 1/sqrt(H), blocked across segments.
 
+    Where the mesh cuts sequences, every implementation runs on whole sequences
+    of some of the heads, see `sequence_parallel`.
+
     Args:
       query, key, value: heads apart, as the projections give them.
       segments: (query ids, key ids); None means one segment.
       mask: further restriction, True may attend (the sight cone).
+      frames_in: which operands carry the latent frames that a mesh may cut, one
+        of `sequence_parallel.FRAMES_IN`.
       implementation: one of IMPLEMENTATIONS; `pick` decides and the choice is
         logged once for each site and shape.
       site: where this is called, for the log.
@@ -165,11 +176,15 @@ def attend(
 
     Raises:
       ValueError: an implementation that is unknown or cannot run.
+      SequenceCutError: heads that do not divide over what cuts them.
     """
     platform, shards = surroundings()
+    cut = parts_of("frames") if frames_in else 1
+    if frames_in in CUT_HEADS:
+        refuse_uneven_heads(query.shape[2], site)
     problem = Problem(
         batch=query.shape[0],
-        queries=query.shape[1],
+        queries=query.shape[1] // (cut if frames_in == "queries" else 1),
         keys=key.shape[1],
         heads=query.shape[2],
         head_dim=query.shape[3],
@@ -177,23 +192,45 @@ def attend(
         segments=segments is not None,
         mask=mask is not None,
         platform=platform,
-        shards=shards,
+        shards=(
+            shards[0] * (cut if frames_in == "batch" else 1),
+            shards[1] * (cut if frames_in in CUT_HEADS else 1),
+        ),
     )
     choice = pick(problem, implementation)
     _tell(site, problem, choice)
-    if choice.implementation == "splash":
-        return splash(query, key, value, segments, label=label)  # names its result itself
+    run = functools.partial(_run, choice.implementation, platform, label)
+    mesh = jax.sharding.get_abstract_mesh()
+    if cut > 1 or (choice.implementation == "splash" and not mesh.empty):
+        values = on_each_device(run, query, key, value, segments, mask, frames_in=frames_in)
+    else:
+        values = run(query, key, value, segments, mask)
+    # The TPU kernel has named its result itself.
+    return values if choice.implementation == "splash" else checkpoint_name(values, label)
+
+
+def _run(
+    implementation: str,
+    platform: str,
+    label: str,
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: tuple[Array, Array] | None,
+    mask: Array | None,
+) -> Array:
+    """An implementation on what it is given: everything, or one device's share."""
+    if implementation == "splash":
+        return splash(query, key, value, segments, label=label)
     if segments is not None:
         allowed = segment_mask(*segments)
         mask = allowed if mask is None else mask & allowed
-    if choice.implementation == "cudnn":
-        values = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-    else:
-        large = problem.queries * problem.keys >= LOOPED_FROM
-        alone = jax.sharding.get_abstract_mesh().size <= 1
-        plain = _one_by_one if platform == "cpu" and large and alone else _all_heads
-        values = plain(query, key, value, mask)
-    return checkpoint_name(values, label)
+    if implementation == "cudnn":
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+    large = query.shape[1] * key.shape[1] >= LOOPED_FROM
+    alone = jax.sharding.get_abstract_mesh().size <= 1
+    plain = _one_by_one if platform == "cpu" and large and alone else _all_heads
+    return plain(query, key, value, mask)
 
 
 def surroundings() -> tuple[str, tuple[int, int]]:
@@ -206,13 +243,9 @@ def surroundings() -> tuple[str, tuple[int, int]]:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return jax.default_backend(), (1, 1)
-    spec = nn.logical_to_mesh_axes(("batch", None, "heads", None))
-    parts = lambda axes: int(  # noqa: E731
-        np.prod([mesh.shape[axis] for axis in jax.tree.leaves(axes)], initial=1)
-    )
     device = mesh.abstract_device
     platform = jax.default_backend() if device is None else device.platform
-    return platform, (parts(spec[0]), parts(spec[2]))
+    return platform, (parts_of("batch"), parts_of("heads"))
 
 
 @functools.cache  # the same line once, not once per trace

@@ -4,20 +4,16 @@ Letters: B batch, T queries, S keys, N heads, H head dimension.
 
 The kernel works on blocks, takes one sequence at a time with heads first, and
 does not scale. Around it: the scale goes onto the queries, lengths are padded
-to whole blocks with ids that match nothing, the batch is mapped, and under a
-mesh every device runs it on the sequences and heads it holds (the compiler
-cannot partition a kernel by itself).
+to whole blocks with ids that match nothing, and the batch is mapped. This is
+the kernel on one device: the compiler cannot partition it, so under a mesh
+`sequence_parallel.on_each_device` does.
 """
 
-import functools
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 LANES = 128
@@ -32,8 +28,6 @@ weigh padding against small blocks; nothing here has been timed on a TPU."""
 
 PADDED_QUERY, PADDED_KEY = np.iinfo(np.int32).min, np.iinfo(np.int32).min + 1
 """Segment ids of padding: unlike each other and unlike every id in use."""
-
-Segments = tuple[Int[Array, "B T"], Int[Array, "B S"]]
 
 
 def block_size(length: int) -> int:
@@ -51,37 +45,14 @@ def splash(
     label: str = "attended",
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """Softmax attention with scale 1/sqrt(H), on each device of the active mesh.
+    """Softmax attention with scale 1/sqrt(H), on one device.
 
     Args:
-      query, key, value: batch and heads divide over the mesh axes that the
-        active logical rules give "batch" and "heads".
       segments: (query ids, key ids); None means one segment. A query whose
         segment has no key gets a finite value.
       label: name of the result and its normaliser in rematerialisation policies.
       interpret: runs the kernel as plain operations, on any backend (tests).
     """
-    local = functools.partial(_local, label=label, interpret=interpret)
-    if jax.sharding.get_abstract_mesh().empty:
-        return local(query, key, value, segments)
-    heads = PartitionSpec(*nn.logical_to_mesh_axes(("batch", None, "heads", None)))
-    ids = None if segments is None else (PartitionSpec(heads[0], None),) * 2
-    # check_vma: a kernel cannot say over which axes its results vary.
-    return jax.shard_map(
-        local, in_specs=(heads, heads, heads, ids), out_specs=heads, check_vma=False
-    )(query, key, value, segments)
-
-
-def _local(
-    query: Array,
-    key: Array,
-    value: Array,
-    segments: Segments | None,
-    *,
-    label: str,
-    interpret: bool,
-) -> Array:
-    """The kernel on what one device holds."""
     length, keys = query.shape[1], key.shape[1]
     block_q, block_k = block_size(length), block_size(keys)
     if segments is None and keys % block_k:  # padded keys must be told apart

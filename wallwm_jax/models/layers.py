@@ -222,6 +222,7 @@ class MultiHeadAttention(nn.Module):
     out_scale: float = 1.0
     eps: float = 1e-6
     kind: str = "self"  # first half of the names its values have in `remat`
+    frames_in: str = ""  # which operands carry frames, see `sequence_parallel`
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
@@ -276,12 +277,17 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Array, "B T width"]:
         """Attends from `x` to keys and values that were projected before."""
         query = self.project_query(x, angles)
-        options = dict(
+        values = attend(query, key, value, segments=segments, mask=mask, **self.door())
+        return self.out(values)
+
+    def door(self) -> dict[str, str]:
+        """What `attend` is told besides its operands."""
+        return dict(
+            frames_in=self.frames_in,
             implementation=self.implementation,
             site="/".join(self.path),
             label=f"{self.kind}/attended",
         )
-        return self.out(attend(query, key, value, segments=segments, mask=mask, **options))
 
 
 class FeedForward(nn.Module):

@@ -29,6 +29,11 @@ from wallwm_jax.models.conditioning import input_channels
 from wallwm_jax.models.layers import MultiHeadAttention, dense, named, stacked
 from wallwm_jax.models.remat import rematerialised
 from wallwm_jax.models.rope import axis_angles, camera_angles, camera_pairs, grid_angles
+from wallwm_jax.models.sequence_parallel import (
+    frames_from_batch,
+    frames_to_batch,
+    refuse_uneven_frames,
+)
 from wallwm_jax.models.wan_config import WanConfig
 from wallwm_jax.models.wan_dit import (
     WanBlock,
@@ -124,10 +129,10 @@ class ViewAttention(nn.Module):
         table = self.param("table", named(table_init((2,), 1.0), None, "embed"), (3, c.width))
         shift, scale, gate = jnp.moveaxis(inputs.view_time + table, -2, 0)[:, :, None]
         views, frames = x.shape[1], x.shape[2]
-        y = rearrange(modulate(x, shift, scale, c.eps), "b v f s d -> (b f) (v s) d")
-        mask = None
+        y = rearrange(modulate(x, shift, scale, c.eps), "b v f s d -> b f (v s) d")
+        y, mask = frames_to_batch(y), None
         if inputs.co_visible is not None:
-            mask = rearrange(inputs.co_visible, "b f q k -> (b f) 1 q k")
+            mask = frames_to_batch(inputs.co_visible)[:, None]
         y = MultiHeadAttention(
             heads=c.heads,
             head_dim=c.head_dim,
@@ -135,11 +140,12 @@ class ViewAttention(nn.Module):
             out_scale=0.0,
             eps=c.eps,
             kind="view",
+            frames_in="batch",
             implementation=c.attention,
             name="attention",
             **c.dtypes,
-        )(y, y, angles=rearrange(inputs.view_angles, "b f t p -> (b f) t p"), mask=mask)
-        y = rearrange(y, "(b f) (v s) d -> b v f s d", f=frames, v=views)
+        )(y, y, angles=frames_to_batch(inputs.view_angles), mask=mask)
+        y = rearrange(frames_from_batch(y, frames), "b f (v s) d -> b v f s d", v=views)
         return residual(x, gate, y)
 
 
@@ -213,9 +219,13 @@ class VideoTower(nn.Module):
         Returns:
           (velocity, {"features": [N, B, V, F, S, D]}): the features are the
           outputs of the blocks, in order.
+
+        Raises:
+          SequenceCutError: a mesh that cuts the frames unevenly.
         """
         c = self.config.wan
-        batch, views, _, height, width, _ = latents.shape
+        batch, views, frames, height, width, _ = latents.shape
+        refuse_uneven_frames(frames // c.patch[0], batch)
         grid = (height // c.patch[1], width // c.patch[2])
         if self.config.text_padding == "zeros":
             text, text_mask = jnp.where(text_mask[..., None], text, 0), jnp.ones_like(text_mask)

@@ -38,6 +38,7 @@ from wallwm_jax.models.layers import (
 )
 from wallwm_jax.models.remat import rematerialised
 from wallwm_jax.models.rope import grid_angles
+from wallwm_jax.models.sequence_parallel import merge_tokens, refuse_uneven_frames, split_tokens
 from wallwm_jax.models.wan_config import WanConfig
 
 
@@ -176,15 +177,10 @@ class TextAttention(MultiHeadAttention):
         if not self.picture:
             return super().__call__(x, text, segments=segments)
         query = self.project_query(x)
-        kind = dict(
-            implementation=self.implementation,
-            site="/".join(self.path),
-            label=f"{self.kind}/attended",
-        )
-        y = attend(query, self.key(text), self.value(text), segments=segments, **kind)
+        y = attend(query, self.key(text), self.value(text), segments=segments, **self.door())
         if picture is not None:
             keys, values = self.picture_key(picture), self.picture_value(picture)
-            y = y + attend(query, keys, values, **kind)
+            y = y + attend(query, keys, values, **self.door())
         return self.out(y)
 
 
@@ -206,7 +202,7 @@ class WanBlock(nn.Module):
         self.table = self.param(
             "table", named(table_init((2, 5), c.gate_bias), None, "embed"), (6, c.width)
         )
-        self.self_attention = MultiHeadAttention(**attention)
+        self.self_attention = MultiHeadAttention(frames_in="both", **attention)
         if c.text_norm:
             self.text_norm = nn.LayerNorm(
                 epsilon=c.eps,
@@ -215,7 +211,7 @@ class WanBlock(nn.Module):
                 bias_init=named(nn.initializers.zeros_init(), "embed"),
             )
         self.text_attention = TextAttention(
-            picture=c.image_width is not None, kind="text", **attention
+            picture=c.image_width is not None, kind="text", frames_in="queries", **attention
         )
         self.ffn = FeedForward(c.ffn, c.width, **c.dtypes)
 
@@ -228,6 +224,7 @@ class WanBlock(nn.Module):
         picture: Float[Array, "B I D"] | None = None,
     ) -> tuple[Float[Array, "B V F S D"], None]:
         """The whole block, as Wan runs it: one event, nothing grafted."""
+        x = nn.with_logical_constraint(x, ("batch", "views", "frames", "tokens", "embed_act"))
         modulation = self.modulation(time)
         x = self.self_attend(x, modulation, angles)
         x = self.read_text(x, text, picture=picture)
@@ -271,14 +268,13 @@ class WanBlock(nn.Module):
 
         `segments` are those of frames and text; None: one caption for all.
         """
-        views, frames, tokens = x.shape[1:4]
+        views, frames = x.shape[1:3]
         y = self.text_norm(x).astype(x.dtype) if self.config.text_norm else x
-        y = rearrange(y, "b v f s d -> b (v f s) d")
         if segments is not None:
-            ids = jnp.tile(jnp.repeat(segments[0], tokens, axis=1), (1, views))
-            segments = (ids, segments[1])
-        y = self.text_attention(y, text, segments=segments, picture=picture)
-        return x + rearrange(y, "b (v f s) d -> b v f s d", v=views, f=frames)
+            ids = jnp.broadcast_to(segments[0][:, None, :, None], x.shape[:4])
+            segments = (merge_tokens(ids), segments[1])
+        y = self.text_attention(merge_tokens(y), text, segments=segments, picture=picture)
+        return x + split_tokens(y, views, frames)
 
     def feed_forward(
         self, x: Float[Array, "B V F S D"], modulation: list[Array]
@@ -357,6 +353,7 @@ class WanDiT(nn.Module):
         Raises:
           ValueError: latents that are not whole patches, a wrong number of
             timesteps, or a picture the model cannot read or misses.
+          SequenceCutError: a mesh that cuts the frames unevenly.
         """
         c = self.config
         latents, timestep, text = map(jnp.asarray, (latents, timestep, text))
@@ -376,6 +373,7 @@ class WanDiT(nn.Module):
                 f"timestep has {timestep.shape[1]} entries per sample, the latents {f * h * w} tokens; "
                 "give one per token or one per sample"
             )
+        refuse_uneven_frames(f, latents.shape[0])
         rows = (f, h * w) if timestep.ndim == 2 else (1, 1)
         embedding, time = self.embedding.time(timestep.reshape(-1, *rows))
         x = self.embedding.latents(latents[:, None].astype(c.dtype))

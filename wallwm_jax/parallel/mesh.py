@@ -8,7 +8,8 @@ goes through the same code. Parameters and activations carry logical names
     data     whole copies of the model, each with its own examples
     fsdp     examples AND a slice of every large parameter (ZeRO-3)
     tensor   heads and hidden units of one layer
-    context  tokens of one sequence
+    context  latent frames of one sequence; attention trades them for heads
+             (`models.sequence_parallel`). Weights are whole along it.
 """
 
 import contextlib

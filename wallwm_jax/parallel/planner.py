@@ -14,6 +14,7 @@ finite is not taken and the old one must still be there.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -121,6 +122,30 @@ def kept_bytes(loss: Callable[[Any], Any], params: Any, known: Any) -> int:
     return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in shapes)
 
 
+def kept_on_device(
+    kept: Callable[[int, int], int], *, sequences: int, frames: int, parts: int, context: int
+) -> int:
+    """Bytes that the forward keeps on one device, sequences and their frames cut.
+
+    Two batches tell what grows with the sequences from whole weights that are
+    kept; where frames are cut, a longer one tells what of it has frames. All else
+    (text, actions) every device along a sequence holds.
+
+    Args:
+      kept: `kept_bytes` of (sequences, frames), linear in each.
+      sequences, frames: of the global batch, and of each of its sequences.
+      parts: into how many the mesh cuts the sequences of a batch.
+      context: into how many it cuts the frames of a sequence.
+    """
+    once = kept(parts, frames)
+    grows = (kept(2 * parts, frames) - once) // parts
+    weights = once - parts * grows
+    if context > 1:
+        framed = (kept(parts, 2 * frames) - once) // parts
+        grows += framed // context - framed
+    return weights + grows * sequences // parts
+
+
 def step_plan(
     state: Any, batch: Any, *, kept: int, layer_weights: int, in_flight: int, limit: int | None
 ) -> Plan:
@@ -177,7 +202,7 @@ def least_traffic(
     """
     if mesh.shape[axis] == 1:
         return {"all-gather": 0, "reduce-scatter": 0, "all-reduce": 0}
-    copies = mesh.shape["data"] * mesh.shape.get("slice", 1)
+    copies = math.prod(mesh.shape.get(name, 1) for name in ("slice", "data", "context"))
     moved, read, twice = (_sliced(x, axis) * WIRE_BYTES for x in (trained, frozen, again))
     return {
         "all-gather": moved + twice + read,
