@@ -3,9 +3,10 @@
     python -m experiments.aot --config=configs/wan22_ti2v_5b.py --topology=v5p:4x4x4 --what=video
     python -m experiments.aot --config=configs/wan22_ti2v_5b.py --topology=v5p:4x4x4 --plan
 
-Compiled on 64 v5p chips (data4 x fsdp16), stage "video" with remat "selective" takes 72 GB of a
-chip's 103 at 4 sequences; on 256 v6e chips (--config.mesh.data=16) with "attention" 23 GB of 34
-at 2. A full compile takes minutes on quiet cores, --quick less than one.
+Compiled with the options of `parallel/compiler_options.py`, libtpu 0.0.42.1: on 64 v5p chips
+(data4 x fsdp16) stage "video" with remat "projections" takes 80 GB of a chip's 103 at 7 sequences;
+on 256 v6e chips (--config.mesh.data=16) stage "action" with "full" 17.5 GB of 34 at 4. A full
+compile takes minutes on quiet cores, --quick less than one.
 A view of 192x224 pixels is 12x14 latents and 6x7 = 42 tokens, so three views
 are 126 tokens per latent frame and 4158 per sequence of 33.
 """

@@ -25,6 +25,7 @@ from experiments import aot_programs as programs
 from experiments.aot_optimizer import measure_optimizer
 from experiments.common import run
 from wallwm_jax.parallel import aot, planner
+from wallwm_jax.parallel.compiler_options import options_for
 from wallwm_jax.parallel.mesh import batch_shards, make_mesh
 from wallwm_jax.train.stages import STAGES
 
@@ -96,7 +97,7 @@ def measure(
         layer_program, counted = programs.forward_program(config, one, what, sequences, mesh)
         more = {}
     else:
-        options = aot.COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind)
+        options = options_for(mesh.devices.flat[0].device_kind)
         program = programs.train_program(config, what, sequences, mesh)
         layer_program, counted, block = programs.layer_program(config, what, sequences, mesh)
         more = {

@@ -10,11 +10,6 @@ from pathlib import Path
 import pytest
 
 from wallwm_jax.parallel import aot
-from wallwm_jax.parallel.collectives import (
-    asynchronous_share,
-    collective_bytes,
-    collectives_of,
-)
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "--config=configs/wan22_ti2v_5b.py"
@@ -145,89 +140,6 @@ def test_without_libtpu_the_command_to_get_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(aot.AotError, match=r"pip install 'jax\[tpu\]'"):
         aot.topology_devices("v5p:2x2x1")
-
-
-HLO = """HloModule jit_f
-
-%add (x: f32[], y: f32[]) -> f32[] {
-  ROOT %sum = f32[] add(%x, %y)
-}
-
-%body.1 (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
-  %all-gather.2 = bf16[8,4]{1,0:T(8,128)(2,1)} all-gather(%w), dimensions={0}
-  %all-reduce.3 = (f32[4]{0}, f32[2]{0}) all-reduce(%a, %b), to_apply=%add
-  %splash_mha_fwd.1 = bf16[8,4] custom-call(%q), custom_call_target="tpu_custom_call"
-}
-
-%condition.1 (p: (s32[], bf16[8,4])) -> pred[] {
-  %bound = s32[]{:T(128)} constant(30)
-  ROOT %lt = pred[] compare(%i, %bound), direction=LT
-}
-
-%fused (p: f32[16]) -> f32[16] {
-  ROOT %all-reduce.9 = f32[16]{0} all-reduce(%p), to_apply=%add
-}
-
-ENTRY %main (x: bf16[8,4]) -> bf16[8,4] {
-  %while.1 = (s32[], bf16[8,4]) while(%t), condition=%condition.1, body=%body.1
-  %fusion.1 = f32[16]{0} fusion(%x), kind=kCustom, calls=%fused
-  %all-gather-start.1 = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%x), dimensions={0}
-  %all-gather-done.1 = bf16[8,4]{1,0} all-gather-done(%all-gather-start.1)
-}
-"""
-
-
-def test_collectives_are_counted_with_their_loops():
-    assert collective_bytes(HLO) == {
-        "all-gather": 30 * 8 * 4 * 2 + 8 * 4 * 2,
-        "all-reduce": 30 * (4 + 2) * 4 + 16 * 4,
-    }
-
-
-TPU = """HloModule jit_g
-
-%all-reduce-scatter.7.clone (p: bf16[64,4]) -> bf16[4,4] {
-  %all-reduce.1 = bf16[64,4]{1,0} all-reduce(%p), channel_id=7, replica_groups={{0,1},{2,3}}
-}
-
-%begin (p: bf16[1,8]) -> (bf16[1,8], bf16[4,8]) {
-  %all-gather.1 = bf16[4,8]{1,0} all-gather(%p), channel_id=2, replica_groups=[2,4]<=[8]
-}
-
-%async_collective_fusion.3 (p: bf16[1,8]) -> (f32[9], bf16[4,8]) {
-  %all-gather.2 = bf16[4,8]{1,0} all-gather(%p), channel_id=2, replica_groups=[2,4]<=[8]
-}
-
-%body.2 (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
-  %async-collective-start = (bf16[1,8], bf16[4,8]) fusion(%w), kind=kCustom, calls=%begin
-  %fusion.4 = (f32[9], bf16[4,8]) fusion(%x), kind=kOutput, calls=%async_collective_fusion.3
-  %fusion.5 = bf16[4,4]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.7.clone
-  %all-gather.9 = f32[6]{0} all-gather(%v), channel_id=9, replica_groups=mesh['a'=2,'b'=4], device_ids=([2,4]T(1,0)) {'b'}
-  %all-reduce.5 = bf16[512] all-reduce(%n), channel_id=5, replica_groups={{0},{1},{2},{3}}
-  %all-reduce.6 = bf16[512] all-reduce(%n), channel_id=6, replica_groups=mesh['a'=8,'b'=1], device_ids=[8] {'b'}
-  %reduce-scatter.1 = f32[3]{0} reduce-scatter(%n), channel_id=8, replica_groups=[4,2]<=[8]
-}
-
-%condition.2 (p: (s32[], bf16[8,4])) -> pred[] {
-  %bound = s32[]{:T(128)} constant(5)
-}
-
-ENTRY %main (x: bf16[8,4]) -> bf16[8,4] {
-  %while.2 = (s32[], bf16[8,4]) while(%t), condition=%condition.2, body=%body.2
-}
-"""
-
-
-def test_fused_and_asynchronous_collectives_count_once_and_lonely_ones_never():
-    """As TPUs write them: a gather over two fusions, a scatter as an all-reduce and a slice."""
-    assert collective_bytes(TPU) == {
-        "all-gather": 5 * (4 * 8 * 2 + 6 * 4),
-        "reduce-scatter": 5 * (64 * 4 * 2 + 3 * 4 * 2),
-    }
-    found = collectives_of(TPU)
-    assert [c.asynchronous for c in found] == [True, False, False, False]
-    assert asynchronous_share(found) == pytest.approx(64 / (64 + 24 + 512 + 24))
-    assert asynchronous_share([]) == 1.0
 
 
 def test_collectives_of_a_program_that_can_be_run():

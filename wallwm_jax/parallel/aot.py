@@ -58,20 +58,6 @@ HBM_BYTES = {
 LEAST_EFFORT = 9
 """XLA's optimisation level O0."""
 
-_FUSED = {
-    # All-gathers that run while a product does, over as many of its steps as they need.
-    "xla_enable_async_all_gather": "true",
-    "xla_tpu_enable_async_collective_fusion": "true",
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
-    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
-    "xla_tpu_overlap_compute_collective_tc": "true",
-}
-
-COMPILER_OPTIONS: dict[str, dict[str, str]] = {"TPU v5": _FUSED, "TPU v6 lite": _FUSED}
-"""What a training step is compiled with on each chip, for libtpu 0.0.42. By default
-every collective there is synchronous. A run on TPUs takes the same as
-LIBTPU_INIT_ARGS="--name=value ..."."""
-
 _KERNEL = re.compile(r'%([\w\-]+?)[.\d]* = .*custom_call_target="tpu_custom_call"')
 
 
@@ -107,7 +93,7 @@ class Figures:
       hbm_limit: bytes a chip has for them; None for a chip we do not know.
       flops: loop bodies once, kernels not at all (see the head of this file).
       collectives: kind -> bytes, see `collectives`.
-      asynchronous: share of those bytes that travel while other work goes on.
+      asynchronous: share of those bytes that travel while the chip computes.
       kernels: name -> calls in the program text.
       compile_seconds: lowering and compiling.
     """
@@ -177,7 +163,7 @@ def compile_program(
       quick: lets the compiler try less: a fifth of the time and the same
         FLOPs, but not the memory plan of the program that would run (on the 5B
         forward 0.4 GB of temporaries where the real one has 1.2).
-      options: of the compiler, e.g. those of COMPILER_OPTIONS.
+      options: of the compiler, e.g. those that `compiler_options` has for the chip.
 
     Raises:
       AotError: it needs more memory than a chip has.

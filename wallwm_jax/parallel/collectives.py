@@ -9,6 +9,15 @@
 
 so a weight of n bytes that is gathered twice and whose gradient is scattered
 counts n, n and n. Groups of one device are left out: nothing travels.
+
+A collective is asynchronous if the chip computes meanwhile: a matrix product, a
+kernel or a whole loop is scheduled after its start and before its end. A start
+that its end follows at once, with norms or copies between them, is not. TPUs
+write the two in three ways:
+
+    all-gather-start .. all-gather-done    also async-start .. async-done
+    call-start .. call-done                the collective is the called computation, on a SparseCore
+    async-collective-start, a fusion ..    carried on by a product's fusion between them
 """
 
 import dataclasses
@@ -28,6 +37,11 @@ _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _CALL = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _SHAPE = re.compile(rf"\b({'|'.join(_DTYPE_BITS)})\[([\d,]*)\]")
+_CARRIES = re.compile(r" (?:fusion|async-start|call-start)\(")
+_START = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = .* [\w\-]+-start\(")
+_WORK = re.compile(
+    r" (?:convolution|dot|while|conditional)\(|custom_call_target=\"(?:tpu_custom_call|__cublas)"
+)
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
@@ -42,7 +56,7 @@ class Collective:
       kind: see the table at the head of this file.
       bytes: per chip and time it runs.
       times: how often it runs, loops multiplied out.
-      asynchronous: whether other work goes on between its start and its end.
+      asynchronous: whether the chip computes between its start and its end.
       source: the operation of the traced program it came from.
     """
 
@@ -76,32 +90,68 @@ def collectives_of(hlo: str) -> list[Collective]:
     """All collectives of a compiled program.
 
     Args:
-      hlo: its text. The body of a counted loop is taken as often as its
-        condition says; of an asynchronous collective, whose result lists its
-        operands too, the largest part is taken. One that is spread over
-        several fusions counts once: they share its channel, source and size
-        (the channel alone does not tell: inside `shard_map` all have channel 1).
+      hlo: its text, in the order it is run. The body of a counted loop is taken
+        as often as its condition says; of an asynchronous collective, whose
+        result lists its operands too, the largest part is taken. One that is
+        spread over several fusions counts once: they share its channel, source
+        and size (the channel alone does not tell: inside `shard_map` all have
+        channel 1), and their names tell that they belong together.
     """
     computations, entry = _computations(hlo)
     found: list[Collective] = []
 
     def visit(name: str, times: int) -> None:
-        here: dict[str, Collective] = {}
-        for line in computations.get(name, []):
-            for channel, one in _of_line(line, name, times, computations):
-                earlier = here.get(channel)
-                late = one.asynchronous or (earlier is not None and earlier.asynchronous)
-                here[channel] = dataclasses.replace(one, asynchronous=late)
+        lines = computations.get(name, [])
+        found.extend(_of_computation(lines, name, times, computations))
+        for line in lines:
             loop = _WHILE.search(line)
             if loop:
                 visit(loop[2], times * _trips(computations.get(loop[1], [])))
             elif " conditional(" in line or " call(" in line:
                 for called in _called(line):
                     visit(called, times)
-        found.extend(here.values())
 
     visit(entry, 1)
     return found
+
+
+def _of_computation(
+    lines: list[str], name: str, times: int, computations: dict[str, list[str]]
+) -> list[Collective]:
+    """Collectives of one computation's own lines; each knows whether work goes on beside it."""
+    here: dict[str, Collective] = {}
+    places: dict[str, list[int]] = {}
+    for i, line in enumerate(lines):
+        for key, one in _of_line(line, name, times, computations):
+            here[key] = one
+            places.setdefault(key, []).extend((i, _end(lines, i)))
+    work = [i for i, line in enumerate(lines) if _computes(line, computations)] if here else []
+    return [
+        dataclasses.replace(
+            # A product's fusion may itself be where a collective that it carries is last seen.
+            one,
+            asynchronous=any(min(at) < i <= max(at) for i in work),
+        )
+        for one, at in zip(here.values(), places.values(), strict=True)
+    ]
+
+
+def _end(lines: list[str], start: int) -> int:
+    """Where what begins in a line ends; in the same line, if it is no start."""
+    name = _START.match(lines[start])
+    if name is None:
+        return start
+    done = re.compile(rf"-done\(%?{re.escape(name[1])}[,)]")
+    return next((i for i in range(start + 1, len(lines)) if done.search(lines[i])), start)
+
+
+def _computes(line: str, computations: dict[str, list[str]]) -> bool:
+    """Whether an instruction is a matrix product, a kernel, a loop or a call of these."""
+    if _WORK.search(line):
+        return True
+    if " fusion(" not in line and " call(" not in line:
+        return False
+    return any(_computes(x, computations) for y in _called(line) for x in computations.get(y, []))
 
 
 def _called(line: str) -> list[str]:
@@ -123,18 +173,15 @@ def _of_line(
         if match[2] == "reduce-scatter":
             size = (min(parts) if match[3] else sum(parts)) * group
         source = re.search(r'op_name="([^"]*)"', line)
-        yield line, Collective(kind, size, times, bool(match[3]), source[1] if source else "")
-    if " fusion(" in line or "async-start(" in line:
-        begun = "async" in line.split(" = ")[0] or "async-start(" in line
+        yield line, Collective(kind, size, times, False, source[1] if source else "")
+    if _CARRIES.search(line):
         for called in _CALL.findall(line):
-            late = begun or "async" in called
+            spread = "async" in called or "async" in line.split(" = ")[0]
             for part in computations.get(called, []):
-                for key, one in _of_line(part, called, times, computations):
-                    both = one.asynchronous or late
-                    channel = _CHANNEL.search(part)
-                    if channel:
-                        key = f"{channel[1]} {one.source} {one.bytes}"
-                    yield key, dataclasses.replace(one, asynchronous=both)
+                for _, one in _of_line(part, called, times, computations):
+                    channel = _CHANNEL.search(part) if spread else None
+                    shared = channel and f"{channel[1]} {one.source} {one.bytes}"
+                    yield shared or line + part, one
 
 
 def _group(line: str) -> int:
