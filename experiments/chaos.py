@@ -11,6 +11,7 @@ names the file, the step and where to read on; the folder of runs is kept then.
 
 import argparse
 import dataclasses
+import importlib
 import os
 import random
 import shutil
@@ -23,13 +24,14 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One kind of harm: its name, its function in `chaos_rounds`, and how often."""
+    """One kind of harm: its name, its function in `chaos_rounds` (or `module`), and how often."""
 
     what: str
     function: str
     smoke: int
     full: int
     kills: bool = False
+    module: str = "chaos_rounds"
 
 
 ROWS = {
@@ -40,6 +42,8 @@ ROWS = {
     "R5": Row("damaged files and steps", "damaged", 250, 250),
     "R6": Row("full disk", "full_disk", 1, 10),
     "R7": Row("another mesh", "other_meshes", 0, 4),
+    "R8": Row("fewer processes", "fewer_processes", 0, 1, module="chaos_fellows"),
+    "R9": Row("one of four fails, each way", "one_fails", 0, 10, True, "chaos_fellows"),
     "R10": Row("NaN in batches", "not_finite", 0, 5),
     "R13": Row("same seed, other readers", "repeated", 0, 2),
 }
@@ -82,7 +86,6 @@ def settle() -> None:
 def run(folder: Path, rows: dict[str, Row], args: argparse.Namespace) -> list[str]:
     """Runs rows and prints one line for each; all differences."""
     # Imported only now: jax reads the environment when it is imported.
-    from experiments import chaos_rounds
     from experiments.chaos_toy import Toy
     from experiments.common import quiet
 
@@ -98,7 +101,7 @@ def run(folder: Path, rows: dict[str, Row], args: argparse.Namespace) -> list[st
         rounds = args.kills if row.kills and args.kills is not None else rounds
         if not rounds:
             continue
-        harm: Callable = getattr(chaos_rounds, row.function)
+        harm: Callable = getattr(importlib.import_module(f"experiments.{row.module}"), row.function)
         outcome = harm(toy, rounds, random.Random(f"{name} {args.seed}"))
         seconds = time.monotonic() - began
         print(

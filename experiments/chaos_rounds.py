@@ -4,18 +4,18 @@ Every function takes (toy, rounds, rng) and gives an `Outcome`; what differs fro
 the run nobody hurt is one line each, with the file, the step and what to do.
 """
 
-import dataclasses
 import random
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 
+from experiments.chaos_compare import UNFINISHED, Life, Outcome, compared, lives, whole_steps
 from experiments.chaos_toy import (
     STAGE,
     WAIT_S,
@@ -24,81 +24,10 @@ from experiments.chaos_toy import (
     checkpoints,
     ended,
     losses,
-    state_sha,
     wait_for_step,
 )
 from wallwm_jax.train.checkpoint import CheckpointError, latest_step, read_params
-from wallwm_jax.train.seal import damage, folder_of, steps_in
-
-UNFINISHED = "*.orbax-checkpoint-tmp*"
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Of one row: rounds that were run, what differed (nothing is good), a remark."""
-
-    rounds: int
-    bad: list[str]
-    note: str = ""
-
-
-def other_losses(folder: Path, reference: Path) -> list[str]:
-    """Steps whose logged loss is not the reference's."""
-    ours, theirs = losses(folder), losses(reference)
-    wrong = [step for step, loss in ours.items() if theirs.get(step) != loss]
-    return [
-        f"{folder}: loss of step {step} is {ours[step]} and not {theirs.get(step)}; compare with {reference}"
-        for step in wrong[:3]
-    ]
-
-
-def compared(toy: Toy, folder: Path, reference: Path, status: int) -> list[str]:
-    """What is wrong with a run that was hurt and has come to its end."""
-    if status:
-        return [f"{folder}: ended with status {status}; read {folder / 'child.log'}"]
-    bad = other_losses(folder, reference)
-    if len(losses(folder)) != toy.steps:
-        bad.append(f"{folder}: logged {len(losses(folder))} of {toy.steps} steps")
-    if state_sha(folder) != state_sha(reference):
-        bad.append(f"{folder}: arrays or data position of the last step differ from {reference}'s")
-    if left := list(checkpoints(folder).glob(UNFINISHED)):
-        bad.append(
-            f"{left[0]}: an unfinished step was left; it should be removed at the next start"
-        )
-    return bad
-
-
-@dataclasses.dataclass
-class Life:
-    """A run that is hurt until it has come to its end."""
-
-    folder: Path
-    process: BaseProcess
-
-
-def lives(
-    toy: Toy,
-    changes: Changes,
-    bad: list[str],
-    more: Callable[[], bool],
-    draw: Callable[[], int] = lambda: 1,
-) -> Iterator[Life]:
-    """Started processes that have taken a few steps (`draw` says how many), while `more` are wanted.
-
-    The caller ends each one. A run that comes to its end by itself is compared,
-    and a new one begins; the last one is let finish.
-    """
-    reference = toy.reference(changes)
-    folder = toy.fresh()
-    while more():
-        process = toy.start(folder, changes)
-        if wait_for_step(process, folder, draw()):
-            yield Life(folder, process)
-            bad += other_losses(folder, reference)
-        else:
-            bad += compared(toy, folder, reference, ended(process))
-            folder = toy.fresh()
-    bad += compared(toy, folder, reference, toy.finish(folder, changes))
+from wallwm_jax.train.seal import damage, folder_of
 
 
 def killed(toy: Toy, rounds: int, rng: random.Random, changes: Changes | None = None) -> Outcome:
@@ -113,15 +42,15 @@ def killed(toy: Toy, rounds: int, rng: random.Random, changes: Changes | None = 
         life.process.kill()
         ended(life.process)
         kills += 1
-        again += len(losses(life.folder)) - max(_whole_steps(life.folder), default=0)
+        again += len(losses(life.folder)) - max(whole_steps(life.folder), default=0)
     return Outcome(kills, bad, f"{again} steps taken again")
 
 
 def killed_with_workers(toy: Toy, rounds: int, rng: random.Random) -> Outcome:
     """R2: as R1 with two reading processes and gradients of two micro-batches.
 
-    Its losses are compared with a run of the same settings; that the order of the
-    data does not depend on the processes is R13's.
+    It is compared with a run of the same settings; that the order of the data does
+    not depend on the processes is R13's.
     """
     return killed(toy, rounds, rng, WORKERS | ACCUMULATED)
 
@@ -151,9 +80,17 @@ def terminated(toy: Toy, rounds: int, rng: random.Random) -> Outcome:
 
 
 def killed_while_saving(toy: Toy, rounds: int, rng: random.Random) -> Outcome:
-    """R4: SIGKILL within half a second of the beginning of a save; at most one interval is lost."""
-    bad, kills, inside = [], 0, 0
+    """R4: SIGKILL within half a second of the beginning of a save; at most one interval is lost.
+
+    What it left unfinished is gone when the next start has taken a step.
+    """
+    bad, kills, inside, left = [], 0, 0, {}
     for life in lives(toy, {}, bad, lambda: kills < rounds):
+        bad += [
+            f"{path}: left by a kill and still there after the next start"
+            for path, number in _unfinished(life.folder).items()
+            if left.get(path) == number
+        ]
         begun = _wait_for_save(life)
         if begun is None:
             continue
@@ -164,13 +101,25 @@ def killed_while_saving(toy: Toy, rounds: int, rng: random.Random) -> Outcome:
         life.process.kill()
         ended(life.process)
         kills += 1
-        inside += bool(list(checkpoints(life.folder).glob(UNFINISHED)))
-        last = max(_whole_steps(life.folder), default=0)
+        left = _unfinished(life.folder)
+        inside += bool(left)
+        last = max(whole_steps(life.folder), default=0)
         if last < begun - toy.every:
             bad.append(
                 f"{life.folder}: killed in the save of step {begun}, but only {last} is whole"
             )
     return Outcome(kills, bad, f"{inside} inside the write")
+
+
+def _unfinished(folder: Path) -> dict[Path, int]:
+    """Folders of steps that were not written to their end, and their inodes."""
+    found = {}
+    for path in checkpoints(folder).glob(UNFINISHED):
+        try:
+            found[path] = path.stat().st_ino
+        except FileNotFoundError:
+            pass  # finished in the meantime
+    return found
 
 
 def _wait_for_save(life: Life) -> int | None:
@@ -181,11 +130,6 @@ def _wait_for_save(life: Life) -> int | None:
             return int(path.name.split(".")[0])
         time.sleep(0.001)
     return None
-
-
-def _whole_steps(folder: Path) -> list[int]:
-    where = folder_of(checkpoints(folder))
-    return [step for step in steps_in(where) if not damage(where / str(step))]
 
 
 def damaged(toy: Toy, rounds: int, rng: random.Random) -> Outcome:
@@ -243,6 +187,8 @@ def _continued(toy: Toy, reference: Path, harm: str, rng: random.Random) -> list
     """A run whose newest step is damaged goes on from the one before and ends equal."""
     folder = toy.fresh(harm)
     shutil.copytree(reference / STAGE, folder / STAGE)
+    for path in reference.glob("batches-*.jsonl"):
+        shutil.copy(path, folder)
     newest = checkpoints(folder) / str(toy.steps)
     files = [p for p in newest.rglob("*") if p.is_file()]
     if harm == "flip":
@@ -352,7 +298,7 @@ def not_finite(toy: Toy, rounds: int, rng: random.Random) -> Outcome:
         status = toy.finish(folder, short, {}, tuple(range(at, 30)))
         if not status:
             bad.append(f"{folder}: NaN from step {at} on did not end the run")
-        if any(step > at + 3 for step in _whole_steps(folder)):
+        if any(step > at + 3 for step in whole_steps(folder)):
             bad.append(f"{folder}: steps were saved after NaN from step {at} on")
     return Outcome(2 * rounds, bad)
 
@@ -363,7 +309,7 @@ def _leaves(tree: dict) -> Iterator[np.ndarray]:
 
 
 def repeated(toy: Toy, rounds: int, rng: random.Random) -> Outcome:
-    """R13: again, and with reading processes: equal losses; another seed: others."""
+    """R13: again, and with reading processes: equal losses and batches; another seed: others."""
     del rng
     reference, bad = toy.reference(), []
     for changes in ({}, WORKERS)[:rounds]:

@@ -5,22 +5,30 @@ Children are forked from a server that has imported everything and started nothi
 compilation cache, not the imports as well.
 """
 
+import atexit
+import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax._src import compiler, distributed
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from configs.chaos import get_config
 from experiments.common import EXPECTED, one_line_errors, quiet
@@ -28,7 +36,9 @@ from wallwm_jax.episodes.record import TRACKS, Episode, EventSpan
 from wallwm_jax.errors import UserError
 from wallwm_jax.events.build import events_of
 from wallwm_jax.events.store import EventWriter
+from wallwm_jax.input.batch import Batch
 from wallwm_jax.input.loader import Loader
+from wallwm_jax.parallel.processes import Processes, free_port, join, together
 from wallwm_jax.train import build
 from wallwm_jax.train.checkpoint import latest_step
 from wallwm_jax.train.encode import encode_dataset
@@ -37,7 +47,7 @@ from wallwm_jax.train.run import build_run
 
 STAGE = "video"
 WAIT_S = 600
-"""Longest wait for a child's next step or its end."""
+"""Longest wait for a child's next step or its end, in seconds."""
 
 CAPTIONS = ("open the drawer", "move above the handle", "stand still")
 SPLITS = {"train": range(12), "validation": range(100, 102), "test": range(200, 202)}
@@ -92,41 +102,129 @@ def make_data(config: ConfigDict) -> None:
     encode_dataset(dataset, encoded, build.build_codec(config), clips=config.codec.clips)
 
 
+HANG = signal.SIGUSR1
+"""Ends a child's Python thread for good, while its other threads, heartbeat among them, live."""
+
+
 def child(folder: str, changes: dict, environment: dict, nan_at: tuple[int, ...]) -> None:
     """Trains the toy in this process, as `experiments.train` would; output to FOLDER/child.log.
 
     Args:
       folder: the run's workdir, with its data.
       changes: to the config.
-      environment: set before a device is looked for.
+      environment: set before a device is looked for; it may make this one of several
+        processes (see `wallwm_jax.parallel.processes`).
       nan_at: batches that arrive with a NaN.
     """
     log = os.open(Path(folder) / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(environment)
+    signal.signal(HANG, _hang)
+    # tqdm's own lock is for several processes too: a semaphore that a killed child leaves behind.
+    tqdm.set_lock(threading.RLock())
     quiet()
     config = get_config()
     config.workdir, config.stage = folder, STAGE
     config.update_from_flattened_dict(changes)
-    if nan_at:
-        Loader.__next__ = _spoilt(Loader.__next__, nan_at)
-    with one_line_errors(*EXPECTED):
-        train(build_run(config))
+    Loader.__next__ = _watched(Loader.__next__, Path(folder), nan_at)
+    processes = Processes.of({}, dict(os.environ), heartbeat_s=config.limits.heartbeat_s)
+    try:
+        with one_line_errors(*EXPECTED):
+            join(processes)
+            _keep_compiled()
+            with together():
+                train(build_run(config))
+    except Exception:
+        traceback.print_exc()
+        raise
+    finally:
+        if processes.count != 1:
+            # multiprocessing leaves without these; fellows say goodbye to each other there.
+            atexit._run_exitfuncs()
 
 
-def _spoilt(give: Callable, nan_at: tuple[int, ...]) -> Callable:
-    """The loader's `__next__` with a NaN in some batches."""
+def _keep_compiled() -> None:
+    """Every process writes what it compiles to the cache, where jax lets the first one only.
 
-    def spoilt(loader: Loader) -> Any:
+    On CPU the first one's programs are of no use to the others (their keys differ), which
+    would compile anew at each start.
+    """
+    mine = distributed.global_state.process_id
+    write = compiler._cache_write
+
+    def written(*args: Any) -> None:
+        distributed.global_state.process_id = 0
+        try:
+            write(*args)
+        finally:
+            distributed.global_state.process_id = mine
+
+    compiler._cache_write = written
+
+
+def _hang(*_: object) -> NoReturn:
+    while True:
+        time.sleep(1)
+
+
+def _watched(give: Callable, folder: Path, nan_at: tuple[int, ...]) -> Callable:
+    """The loader's `__next__` that writes down each batch, and puts a NaN into some."""
+
+    def watched(loader: Loader) -> Batch:
         number, batch = loader.get_state()["batch"], give(loader)
+        _write_down(folder, number, batch)
         if number not in nan_at:
             return batch
         latents = batch.latents.copy()
         latents[0] = np.nan
         return dataclasses.replace(batch, latents=latents)
 
-    return spoilt
+    return watched
+
+
+def _write_down(folder: Path, number: int, batch: Batch) -> None:
+    """Adds a line to batches-PROCESS.jsonl: SHA-1 of every sequence, and its events."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(batch)]
+    rows = [
+        hashlib.sha1(b"".join(leaf[i].tobytes() for leaf in leaves)).hexdigest()
+        for i in range(len(batch.latents))
+    ]
+    page = {"batch": number, "rows": rows, "events": batch.event_id[batch.event_id >= 0].tolist()}
+    with open(folder / f"batches-{jax.process_index()}.jsonl", "a") as file:
+        file.write(json.dumps(page) + "\n")
+
+
+class Fellows:
+    """Processes that train one model together, handled as one process is."""
+
+    def __init__(self, processes: Sequence[BaseProcess]):
+        self.processes = processes
+
+    def is_alive(self) -> bool:
+        """Whether any of them is."""
+        return any(process.is_alive() for process in self.processes)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Waits for all of them, at most so many seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        for process in self.processes:
+            process.join(None if until is None else max(until - time.monotonic(), 0))
+
+    def kill(self) -> None:
+        """All of them, stopped ones too."""
+        for process in self.processes:
+            process.kill()
+
+    def terminate(self) -> None:
+        """One of them, which has to tell the others."""
+        self.processes[-1].terminate()
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while any is alive, else 0 or the status of one that failed."""
+        statuses = [process.exitcode for process in self.processes]
+        return None if None in statuses else next((status for status in statuses if status), 0)
 
 
 class Toy:
@@ -134,7 +232,8 @@ class Toy:
 
     def __init__(self, root: Path):
         """Makes the data; the first start of a process imports everything."""
-        self.root, self._references, self._count = root, {}, 0
+        self.root, self.count = root, 1
+        self._references, self._numbers = {}, itertools.count(1)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["experiments.chaos_toy"])
         config = get_config()
@@ -143,10 +242,15 @@ class Toy:
         self.steps = config.stages[STAGE].steps
         self.every = config.stages[STAGE].save_every
 
+    def fellows(self, count: int) -> "Toy":
+        """The same toy, trained by `count` processes together, with references of its own."""
+        other = copy.copy(self)
+        other.count, other._references = count, {}
+        return other
+
     def fresh(self, name: str = "run") -> Path:
         """A folder with the data and nothing trained."""
-        self._count += 1
-        folder = self.root / f"{name}-{self._count}"
+        folder = self.root / f"{name}-{next(self._numbers)}"
         shutil.copytree(self.root / "data", folder)
         return folder
 
@@ -156,17 +260,21 @@ class Toy:
         changes: Changes | None = None,
         environment: Mapping[str, str] | None = None,
         nan_at: tuple[int, ...] = (),
-    ) -> BaseProcess:
-        """A process that trains in `folder`, from wherever it was left."""
-        arguments = (str(folder), dict(changes or {}), dict(environment or {}), nan_at)
-        process = self._context.Process(target=child, args=arguments)
-        process.start()
-        return process
+    ) -> BaseProcess | Fellows:
+        """A process that trains in `folder`, from wherever it was left; several where they are `fellows`."""
+        address, started = f"127.0.0.1:{free_port()}", []
+        for index in range(self.count):
+            among = {"PROCESSES": self.count, "PROCESS_ID": index, "COORDINATOR": address}
+            own = {f"WALLWM_{name}": str(value) for name, value in among.items() if self.count > 1}
+            arguments = (str(folder), dict(changes or {}), {**(environment or {}), **own}, nan_at)
+            started.append(self._context.Process(target=child, args=arguments))
+            started[-1].start()
+        return started[0] if self.count == 1 else Fellows(started)
 
     def finish(self, folder: Path, *more: Any) -> int:
         """Trains to the end; the exit status."""
         process = self.start(folder, *more)
-        process.join(WAIT_S)
+        process.join(WAIT_S * self.count)  # they share one core
         return ended(process)
 
     def reference(self, changes: Changes | None = None) -> Path:
@@ -199,7 +307,22 @@ def losses(folder: Path) -> dict[int, str]:
     return {page["step"]: page["loss_hex"] for page in pages}
 
 
-def wait_for_step(process: BaseProcess, folder: Path, steps: int = 1) -> bool:
+def batches(folder: Path) -> list[tuple[int, int, tuple[str, ...], tuple[int, ...]]]:
+    """Every batch that was read, in order: its number, who read it, its sequences' SHA-1 and events.
+
+    A batch that was read again after a restart is there again.
+    """
+    found = []
+    for path in sorted(folder.glob("batches-*.jsonl")):
+        reader = int(path.stem.rpartition("-")[2])
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("}\n"):
+                page = json.loads(line)
+                found.append((page["batch"], reader, tuple(page["rows"]), tuple(page["events"])))
+    return found
+
+
+def wait_for_step(process: BaseProcess | Fellows, folder: Path, steps: int = 1) -> bool:
     """Waits until a process has logged `steps` that it took itself; False when it ended first."""
     log = folder / STAGE / "metrics.jsonl"
 
@@ -222,7 +345,7 @@ def wait_for_step(process: BaseProcess, folder: Path, steps: int = 1) -> bool:
     return False
 
 
-def ended(process: BaseProcess) -> int:
+def ended(process: BaseProcess | Fellows) -> int:
     """Exit status of a process; one that hangs is killed and gives -9."""
     if process.is_alive():
         process.kill()

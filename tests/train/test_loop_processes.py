@@ -105,24 +105,23 @@ def test_four_processes_give_the_losses_of_one(tmp_path):
     )
 
 
-def kill_one(
-    folder: Path, how: str, count: int = 2, heartbeat: int = 5, limit: int = 8
-) -> tuple[list[int], float]:
-    """One round: one of several fails; statuses of the others, and their seconds.
+def kill_one(folder: Path, how: str) -> tuple[list[int], float]:
+    """One of two fails: statuses of the others, and their seconds.
 
-    `how` is "SIGKILL", "SIGSTOP", "coordinator" or "hang" (of its Python thread
-    alone, while its heartbeat lives). For chaos drivers, too.
+    `how` is "SIGKILL" or "hang" (of its Python thread alone, while its heartbeat
+    lives). Four processes, stopped ones and the coordinator are row R9 of
+    `experiments.chaos`.
     """
-    words = [f"heartbeat={heartbeat}", "steps=100000", "save_every=100000", "slow=0.02"]
+    words = ["heartbeat=5", "steps=100000", "save_every=100000", "slow=0.02"]
     if how == "hang":
-        words += [f"limit={limit}", "hang=1:12"]
-    processes = start(count, folder, *words)
+        words += ["limit=8", "hang=1:12"]
+    processes = start(2, folder, *words)
     await_steps(folder, 8, processes)
-    victim = processes[0 if how == "coordinator" else 1]
+    victim = processes[1]
     if how == "hang":
         await_steps(folder, 10, processes)
     else:
-        victim.send_signal(signal.SIGSTOP if how == "SIGSTOP" else signal.SIGKILL)
+        victim.send_signal(signal.SIGKILL)
     began = time.monotonic()
     others = [p for p in processes if p is not victim or how == "hang"]
     try:
