@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     """The experiment; every key can be overridden as --config.key=value."""
     config = ConfigDict()
     config.workdir = "runs/metaworld"
+    config.checkpoints = ""  # "" puts them under workdir; on a pod gs://bucket/folder
     config.stage = "video"  # one of train.stages.STAGES
     config.seed = 0
     config.data = _data()

@@ -34,7 +34,7 @@ def inference_config(config: ConfigDict) -> InferenceConfig:
 def policy_of(config: ConfigDict, sequences: int) -> EventPolicy:
     """The run's trained policy."""
     return load_policy(
-        Path(config.workdir) / "action" / "checkpoints",
+        build.checkpoint_folder(config, "action"),
         inference_config(config),
         sequences=sequences,
         pretrained=config.pretrained.to_dict(),
@@ -47,7 +47,7 @@ def eval_folder(config: ConfigDict) -> Path:
     Results belong to one checkpoint and one set of settings; both are written
     beside them, so that training on or changing a step count starts afresh.
     """
-    out, run = Path(config.workdir) / "eval", Path(config.workdir) / "action" / "checkpoints"
+    out, run = Path(config.workdir) / "eval", build.checkpoint_folder(config, "action")
     made_from = {
         "checkpoint": latest_step(run),
         "seed": config.seed,

@@ -26,6 +26,7 @@ from wallwm_jax.parallel.mesh import make_mesh, readers
 from wallwm_jax.parallel.processes import Processes, join, together
 from wallwm_jax.train.loop import Limits, Observe, Run, train
 from wallwm_jax.train.objectives import ObjectiveConfig, counted_actions, counted_cells
+from wallwm_jax.train.seal import folder_of
 from wallwm_jax.train.stages import Stage
 
 DIMS = BatchDims(
@@ -126,6 +127,7 @@ def mini_run(folder: Path, mesh: dict[str, int] | None = None, **changes: Any) -
     grid = make_mesh(mesh or {"fsdp": -1})
     run = Run(
         folder=Path(folder),
+        checkpoints=folder_of(folder) / "checkpoints",
         name="mini",
         stage=Stage(trains=("video", "action"), objective=mini_loss),
         denoiser=MiniDenoiser(),

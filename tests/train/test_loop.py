@@ -13,9 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from mini_run import mini_run
 from ml_collections import ConfigDict
 
+from configs.metaworld import get_config
 from wallwm_jax.input.loader import Loader
+from wallwm_jax.train.build import checkpoint_folder
 from wallwm_jax.train.checkpoint import latest_step, read_meta, read_params
 from wallwm_jax.train.loop import train
 from wallwm_jax.train.run import build_run
@@ -164,3 +167,15 @@ def test_killed_at_random_instants_the_losses_are_equal(fresh, tmp_path):
     assert start(Path(fresh.workdir), steps).wait() == 0
     assert len(hex_losses(fresh, "video")) == steps
     assert hex_losses(fresh, "video") == hex_losses(whole, "video")
+
+
+def test_checkpoints_may_lie_elsewhere(tmp_path):
+    """The logs stay on the disk; what continues is found where it was put."""
+    elsewhere = tmp_path / "bucket" / "video"
+    train(mini_run(tmp_path / "run", checkpoints=elsewhere))
+    assert latest_step(elsewhere) == 8 and not (tmp_path / "run" / "checkpoints").exists()
+    assert train(mini_run(tmp_path / "run", checkpoints=elsewhere, steps=10))["resumed_from"] == 8
+    config = get_config()
+    assert str(checkpoint_folder(config, "video")).endswith("runs/metaworld/video/checkpoints")
+    config.checkpoints = "gs://bucket/runs"
+    assert str(checkpoint_folder(config, "video")) == "gs://bucket/runs/video"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+from etils import epath
 
 from wallwm_jax.episodes import clock
 from wallwm_jax.input.batch import BatchDims
@@ -19,7 +20,7 @@ from wallwm_jax.train.pretrained import reopen
 
 
 def load_policy(
-    folder: Path | str,
+    folder: epath.Path | Path | str,
     config: InferenceConfig,
     *,
     sequences: int = 1,

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import optax
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -39,6 +40,7 @@ from wallwm_jax.optim.schedules import warmup_cosine
 from wallwm_jax.train.encode import Encoded
 from wallwm_jax.train.objectives import ObjectiveConfig
 from wallwm_jax.train.pretrained import Sources, wan_config
+from wallwm_jax.train.seal import folder_of
 from wallwm_jax.train.stages import stage_named
 
 Made = TypeVar("Made")
@@ -367,6 +369,16 @@ def encoded_folder(config: ConfigDict, segmentation: str) -> Path:
     """Where its latents lie."""
     name = "encoded" if segmentation == "behaviour" else f"encoded-{segmentation}"
     return Path(config.workdir) / name
+
+
+def checkpoint_folder(config: ConfigDict, stage: str) -> epath.Path:
+    """Where a stage's steps lie: <config.checkpoints>/<stage>, or with the rest of the run.
+
+    The former may be gs://bucket/folder; logs and data stay in the workdir, on a disk.
+    """
+    if config.checkpoints:
+        return folder_of(config.checkpoints) / stage
+    return folder_of(config.workdir) / stage / "checkpoints"
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

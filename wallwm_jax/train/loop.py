@@ -23,12 +23,14 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from etils import epath
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from wallwm_jax.input.batch import Batch, BatchDims
 from wallwm_jax.input.loader import Loader
 from wallwm_jax.models.denoiser import Denoiser
+from wallwm_jax.parallel.compiler_options import options_for
 from wallwm_jax.parallel.mesh import activate, batch_sharding, replicated
 from wallwm_jax.parallel.processes import Vote
 from wallwm_jax.train.agreement import refuse_indivisible
@@ -41,7 +43,8 @@ from wallwm_jax.train.signals import Stopped, StopSignal
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState, init_state, parameter_counts, state_shapes
 from wallwm_jax.train.step import train_step
-from wallwm_jax.train.utilisation import COUNTED, peak_flops, step_flops
+from wallwm_jax.train.tracing import Tracing
+from wallwm_jax.train.utilisation import peak_flops, step_flops
 from wallwm_jax.train.watchdog import Watchdog
 from wallwm_jax.types import Params
 
@@ -83,7 +86,8 @@ class Run:
     """Everything a training run is made of.
 
     Attributes:
-      folder: checkpoints/ and metrics.jsonl are written here.
+      folder: metrics.jsonl and other logs are written here, on a disk.
+      checkpoints: steps are written here; gs:// too.
       codec: the fitted codec, None where it is inherited.
       sources: folders that parameters come from.
       inherited: parameters of the stage this one starts from, or None.
@@ -94,6 +98,7 @@ class Run:
     """
 
     folder: Path
+    checkpoints: epath.Path
     name: str
     stage: Stage
     denoiser: Denoiser
@@ -138,9 +143,7 @@ def train(run: Run) -> dict[str, Any]:
         Watchdog(run.folder, process=jax.process_index()) as watchdog,
         StopSignal() as stop,
         activate(run.mesh),
-        Checkpoints(
-            run.folder / "checkpoints", every=run.save_every, leave_out=elsewhere
-        ) as checkpoints,
+        Checkpoints(run.checkpoints, every=run.save_every, leave_out=elsewhere) as checkpoints,
     ):
         watchdog.beat("the beginning of the run", run.limits.first_step_s)
         # Alone, a process that has taken no step may go at once; fellows would miss it.
@@ -224,6 +227,7 @@ class _Steps:
             out_shardings=(places, replicated(run.mesh)),
             donate_argnums=0,
         )
+        self._options = options_for(run.mesh.devices.flat[0].device_kind)
         self._compiled: dict[tuple, Callable] = {}
 
     def knows(self, batch: Batch) -> bool:
@@ -232,7 +236,8 @@ class _Steps:
 
     def compile(self, state: TrainState, batch: Batch) -> None:
         """Compiles for the shape of this batch."""
-        self._compiled[_shape(batch)] = self._jitted.lower(state, batch).compile()
+        lowered = self._jitted.lower(state, batch)
+        self._compiled[_shape(batch)] = lowered.compile(self._options or None)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         """Dispatches one step."""
@@ -244,11 +249,22 @@ def _shape(batch: Batch) -> tuple:
 
 
 def _flops(run: Run, batch: Batch) -> float | None:
-    """Operations of a step, for stages that have a count."""
-    if run.stage.trains != COUNTED:
+    """Operations of a step; None where the devices' peak is not known, which they go with."""
+    if _peak(run) is None:
         return None
-    grid = run.denoiser.token_grid(batch.latents.shape)
-    return step_flops(run.denoiser.video_config, grid, batch)
+    towers, trains = run.denoiser, run.stage.trains
+    return step_flops(
+        towers.video_config,
+        towers.action_config,
+        trains,
+        towers.token_grid(batch.latents.shape),
+        batch,
+        draws=1 if "video" in trains else run.objective.action_draws,
+    )
+
+
+def _peak(run: Run) -> float | None:
+    return peak_flops(run.mesh.devices.flat[0].device_kind, run.mesh.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +334,7 @@ def _iterate(tools: _Tools, state: TrainState, steps: _Steps, first: int) -> Non
 @contextlib.contextmanager
 def _recording(
     tools: _Tools, first: int
-) -> Iterator[tuple[Recorder, Callable[[int], None], "_Tracing"]]:
+) -> Iterator[tuple[Recorder, Callable[[int], None], Tracing]]:
     """The recorder, the goodput log and the profiler, closed whatever happens."""
     run, chief = tools.run, jax.process_index() == 0
     bar = tqdm(
@@ -331,8 +347,8 @@ def _recording(
         disable=not chief,
     )
     spent = GoodputLog(run.folder / "goodput.jsonl", tools.goodput) if chief else None
-    peak = peak_flops(run.mesh.devices.flat[0].device_kind, run.mesh.size)
-    tracing = _Tracing(run, first)
+    wish = run.observe
+    tracing = Tracing(run.folder / "profile", max(wish.profile_from, first), wish.profile_steps)
     with contextlib.ExitStack() as stack:
         stack.callback(run.loader.close)
         stack.callback(bar.close)
@@ -351,7 +367,9 @@ def _recording(
             if spent is not None:
                 spent.write(step, last=last)
 
-        recorder = Recorder(tools.log, bar, limit=run.limits.nonfinite, writer=writer, peak=peak)
+        recorder = Recorder(
+            tools.log, bar, limit=run.limits.nonfinite, writer=writer, peak=_peak(run)
+        )
         stack.callback(lambda: note(reached[0], last=True))
         try:
             yield recorder, note, tracing
@@ -362,30 +380,6 @@ def _recording(
             if chief:
                 print(words, file=sys.stderr, flush=True)
             raise
-
-
-class _Tracing:
-    """Traces some steps for xprof, on request."""
-
-    def __init__(self, run: Run, first: int):
-        wish = run.observe
-        self._folder, self._on = run.folder / "profile", False
-        self._from = max(wish.profile_from, first)
-        self._until = self._from + wish.profile_steps
-
-    def at(self, step: int) -> None:
-        """Starts or stops where it is time, before `step` is dispatched."""
-        if step == self._from < self._until:
-            jax.profiler.start_trace(str(self._folder))
-            self._on = True
-        elif step == self._until:
-            self.close()
-
-    def close(self) -> None:
-        """Writes what was traced."""
-        if self._on:
-            self._on = False
-            jax.profiler.stop_trace()
 
 
 def global_batch(batch: Batch, sharding: jax.sharding.NamedSharding) -> Batch:

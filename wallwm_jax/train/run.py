@@ -61,6 +61,7 @@ def build_run(config: ConfigDict) -> Run:
     inherited = inherit(config, stage, meta)
     return Run(
         folder=Path(config.workdir) / config.stage,
+        checkpoints=build.checkpoint_folder(config, config.stage),
         name=config.stage,
         stage=stage,
         denoiser=denoiser,
@@ -116,7 +117,7 @@ def inherit(config: ConfigDict, stage: Stage, meta: dict[str, Any]) -> Params | 
     """
     if stage.starts_from is None:
         return None
-    folder = Path(config.workdir) / stage.starts_from / "checkpoints"
+    folder = build.checkpoint_folder(config, stage.starts_from)
     try:
         step = latest_step(folder)
     except CheckpointError as error:

@@ -1,15 +1,18 @@
 """Model FLOPs utilisation: what part of the devices' peak a step used.
 
-Counted are the matrix products of the video tower on the batch's shape, padding
-included, forward once and backward twice (`models.flops`). What rematerialisation
-computes again is not counted, so less of it shows as a higher figure. Only stages
-that train the video tower alone have a count; others have no figure, not a wrong one.
+Counted are the matrix products of the video and the action tower on the batch's
+shape, padding included: what trains forward once and backward twice, what is
+frozen forward once (`models.flops`). Neither what rematerialisation computes again
+nor the frozen text encoder is counted, so less of either shows as a higher figure.
 """
 
 import math
+from collections.abc import Sequence
 
 from wallwm_jax.input.batch import Batch
-from wallwm_jax.models.flops import Sequence, forward_flops
+from wallwm_jax.models.action_tower import ActionConfig
+from wallwm_jax.models.flops import Sequence as Shape
+from wallwm_jax.models.flops import action_end_flops, action_layer_flops, forward_flops
 from wallwm_jax.models.video_tower import VideoConfig
 
 PEAK = {
@@ -32,28 +35,40 @@ def peak_flops(kind: str, devices: int) -> float | None:
     return PEAK[max(known, key=len)] * devices if known else None
 
 
-def step_flops(config: VideoConfig, grid: tuple[int, int], batch: Batch) -> float:
-    """Operations of one update of the video tower alone on a batch of this shape.
+def step_flops(
+    video: VideoConfig,
+    action: ActionConfig,
+    trains: Sequence[str],
+    grid: tuple[int, int],
+    batch: Batch,
+    draws: int = 1,
+) -> float:
+    """Operations of one update on a batch of this shape.
 
     Args:
-      config: of the video tower.
+      video, action: sizes of the towers.
+      trains: "video", "action" or both; the action tower is read only if it trains.
       grid: tokens of one latent frame of one view, (h, w).
       batch: only its shapes are read.
+      draws: of noise for the actions, for one forward of the video tower.
     """
     sequences, views, frames = batch.latents.shape[:3]
-    shape = Sequence(
+    shape = Shape(
         frames=frames,
         frame_tokens=math.prod(grid),
         text=math.prod(batch.text.shape[1:]),
         views=views,
         times=frames,
     )
-    forward = forward_flops(config.wan, shape, cross_view=views > 1, duration=config.duration)
-    return 3.0 * sequences * sum(forward.values())
-
-
-COUNTED = ("video",)
-"""What a stage must train, no more and no less, for `step_flops` to be its count."""
+    forward = forward_flops(video.wan, shape, cross_view=views > 1, duration=video.duration)
+    total = (3 if "video" in trains else 1) * sum(forward.values())
+    if "action" in trains:
+        sizes = (action, shape, batch.actions.shape[1], batch.text.shape[1])
+        layer, ends = action_layer_flops(*sizes), action_end_flops(*sizes)
+        once = action.layers * layer.pop("reader") + ends.pop("places")
+        each = action.layers * sum(layer.values()) + sum(ends.values())
+        total += 3 * (once + draws * each)
+    return float(sequences * total)
 
 
 def utilisation(flops: float | None, seconds: float, peak: float | None) -> dict[str, float]:
