@@ -22,6 +22,7 @@ from wallwm_jax.train.build import checkpoint_folder
 from wallwm_jax.train.checkpoint import latest_step, read_meta, read_params
 from wallwm_jax.train.loop import train
 from wallwm_jax.train.run import build_run
+from wallwm_jax.train.seal import folder_of
 
 KILLS = int(os.environ.get("WALLWM_KILLS", "1"))
 """Random kills of the kill test; ten were run by hand (see README)."""
@@ -171,7 +172,7 @@ def test_killed_at_random_instants_the_losses_are_equal(fresh, tmp_path):
 
 def test_checkpoints_may_lie_elsewhere(tmp_path):
     """The logs stay on the disk; what continues is found where it was put."""
-    elsewhere = tmp_path / "bucket" / "video"
+    elsewhere = folder_of(tmp_path / "bucket" / "video")
     train(mini_run(tmp_path / "run", checkpoints=elsewhere))
     assert latest_step(elsewhere) == 8 and not (tmp_path / "run" / "checkpoints").exists()
     assert train(mini_run(tmp_path / "run", checkpoints=elsewhere, steps=10))["resumed_from"] == 8
