@@ -14,7 +14,7 @@ the momenta that result, then matrices with spectra of several decay laws. The f
 is the largest singular value in bfloat16 over the one of the exact polynomial. Where
 Muon itself takes too long, --trainer=adamw trains; the momenta are of the same gradients:
 
-    python -m experiments.benchmark.muon_step --numerics --trainer=adamw --shapes= --steps=12 \
+    python -m experiments.benchmark.muon_step --numerics --trainer=adamw --shapes= --steps=6 \
         --layers=1 --width=3072 --ffn=14336
 """
 
