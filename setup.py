@@ -58,10 +58,15 @@ EXTRAS = {
     # The runner for corpora that outgrow a machine (`--runner beam`).
     # Beam wants protobuf below 7; newer sentencepiece brings code made by protobuf 7.
     "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
+    # Checkpoints in a bucket (`--config.checkpoints=gs://...`).
+    "gcs": ["gcsfs>=2025.12"],
     "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
     # beartype checks the jaxtyping annotations while tests run; setuptools and
     # wheel let `make setup` install the package without fetching a build room.
-    "test": ["beartype>=0.20", "hypothesis", "pytest>=8", "pytest-xdist", "setuptools", "wheel", "zarr>=3"],
+    "test": [
+        "beartype>=0.20", "gcp-storage-emulator>=2024.8", "hypothesis", "pytest>=8", "pytest-xdist", "setuptools",
+        "wheel", "zarr>=3",
+    ],
 }
 
 

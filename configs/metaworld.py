@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.objective = _objective()
     config.stages = _stages()
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, context=1))
+    config.async_collectives = True  # on TPU; False where another libtpu refuses parallel/compiler_options.py
     config.limits = _limits()
     config.observe = ConfigDict(
         dict(tensorboard=False, profile_from=10, profile_steps=0)  # steps traced for xprof; 0 traces none

@@ -10,7 +10,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wallwm_jax.parallel.compiler_options import COMPILER_OPTIONS, options_for
+from wallwm_jax.parallel.compiler_options import (
+    COMPILER_OPTIONS,
+    CompilerOptionsError,
+    compiled,
+    options_for,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,11 +30,18 @@ def test_what_the_environment_sets_is_left_to_it(kind):
     assert given in options_for(kind, {"LIBTPU_INIT_ARGS": f"--{given}_more=1"})
 
 
-def test_other_devices_get_none_and_jit_takes_that():
+def test_other_devices_get_none_and_the_compiler_takes_that():
     options = options_for(jax.devices()[0].device_kind)
     assert options == {}
-    double = jax.jit(lambda x: x + x, compiler_options=options)
-    assert double(jnp.ones(())) == 2
+    assert compiled(jax.jit(lambda x: x + x).lower(jnp.ones(())), options)(jnp.ones(())) == 2
+
+
+def test_an_option_that_the_compiler_does_not_know_is_named():
+    lowered = jax.jit(lambda x: x + x).lower(jnp.ones(()))
+    with pytest.raises(CompilerOptionsError, match="no option xla_of_tomorrow.*async_collectives"):
+        compiled(lowered, {"xla_of_tomorrow": "true"})
+    with pytest.raises(jax.errors.JaxRuntimeError):  # anything else stays what it is
+        compiled(lowered, {"xla_backend_optimization_level": "high"})
 
 
 LAYERS = """

@@ -153,6 +153,7 @@ def mini_run(folder: Path, mesh: dict[str, int] | None = None, **changes: Any) -
 def main() -> None:
     """Trains in FOLDER; `hang=RANK:STEP` stops one process's data, key=number sets a field."""
     words = dict(word.split("=") for word in sys.argv[2:])
+    elsewhere = {"checkpoints": folder_of(words.pop("checkpoints"))} if "checkpoints" in words else {}
     heartbeat, slow = int(words.pop("heartbeat", 100)), float(words.pop("slow", 0))
     rank, _, step = words.pop("hang", "-1:-1").partition(":")
     limit = float(words.pop("limit", 600))
@@ -162,6 +163,7 @@ def main() -> None:
             Path(sys.argv[1]),
             limits=Limits(step_s=limit, first_step_s=max(limit, 60)),
             observe=Observe(),
+            **elsewhere,
             **{name: int(value) for name, value in words.items()},
         )
         run.loader.slow_s = slow

@@ -25,6 +25,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from wallwm_jax.errors import UserError
+from wallwm_jax.parallel import compiler_options
 from wallwm_jax.parallel.collectives import (
     asynchronous_share,
     collective_bytes,
@@ -167,6 +168,7 @@ def compile_program(
 
     Raises:
       AotError: it needs more memory than a chip has.
+      CompilerOptionsError: the compiler does not know an option.
     """
     started = time.monotonic()
     try:
@@ -175,7 +177,7 @@ def compile_program(
                 program.function, donate_argnums=program.donated, out_shardings=program.results
             )
             chosen = dict(options or {}) | ({"optimization_level": LEAST_EFFORT} if quick else {})
-            compiled = jitted.lower(*program.arguments).compile(chosen or None)
+            compiled = compiler_options.compiled(jitted.lower(*program.arguments), chosen)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

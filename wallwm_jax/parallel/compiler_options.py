@@ -5,7 +5,8 @@ weights are gathered and gradients scattered. These options make them travel
 beside the products. One table serves what is compiled ahead of time and what
 runs, so the first is a proof of the second. They are of libtpu 0.0.42, which
 the pinned JAX brings; names come and go between its versions, and one that it
-does not know is refused when the step is compiled, by name.
+does not know is refused when the step is compiled, by name. A run then does
+without them: --config.async_collectives=False.
 
 An option that LIBTPU_INIT_ARGS sets is left out: the environment's word holds.
 """
@@ -13,6 +14,10 @@ An option that LIBTPU_INIT_ARGS sets is left out: the environment's word holds.
 import os
 import re
 from collections.abc import Mapping
+
+import jax
+
+from wallwm_jax.errors import UserError
 
 _SPARSECORE = {
     # Gathers may begin before they are needed ...
@@ -32,6 +37,10 @@ COMPILER_OPTIONS: dict[str, dict[str, str]] = {
 have two names each; other TPUs have no SparseCore, or were not compiled for with these."""
 
 
+class CompilerOptionsError(UserError):
+    """The compiler does not know an option."""
+
+
 def options_for(kind: str, environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """The options of a kind of device; none for one that COMPILER_OPTIONS does not list.
 
@@ -42,3 +51,20 @@ def options_for(kind: str, environment: Mapping[str, str] | None = None) -> dict
     environment = os.environ if environment is None else environment
     given = set(re.findall(r"--(\w+)", environment.get("LIBTPU_INIT_ARGS", "")))
     return {k: v for k, v in COMPILER_OPTIONS.get(kind, {}).items() if k not in given}
+
+
+def compiled(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> jax.stages.Compiled:
+    """The program, compiled with these options.
+
+    Raises:
+      CompilerOptionsError: the compiler does not know one of them.
+    """
+    try:
+        return lowered.compile(dict(options) or None)
+    except jax.errors.JaxRuntimeError as error:
+        if (unknown := re.search(r"No such compile option: '(\w+)'", str(error))) is None:
+            raise
+        raise CompilerOptionsError(
+            f"this compiler has no option {unknown[1]}, which the libtpu of jax 0.10.2 has: "
+            "install that one, or train with --config.async_collectives=False"
+        ) from error

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from wallwm_jax.input.batch import Batch, BatchDims
 from wallwm_jax.input.loader import Loader
 from wallwm_jax.models.denoiser import Denoiser
-from wallwm_jax.parallel.compiler_options import options_for
+from wallwm_jax.parallel.compiler_options import compiled, options_for
 from wallwm_jax.parallel.mesh import activate, batch_sharding, replicated
 from wallwm_jax.parallel.processes import Vote
 from wallwm_jax.train.agreement import refuse_indivisible
@@ -94,6 +94,7 @@ class Run:
       meta: stored with every checkpoint; meta["model"] identifies the model.
       steps, save_every, log_every: counted in updates.
       accumulate: micro-batches per update.
+      async_collectives: compiles with `parallel.compiler_options`, on TPU.
       began: when work on this run began, by `time.monotonic`; None is now.
     """
 
@@ -118,6 +119,7 @@ class Run:
     save_every: int
     log_every: int
     accumulate: int = 1
+    async_collectives: bool = True
     limits: Limits = Limits()
     observe: Observe = Observe()
     began: float | None = None
@@ -227,7 +229,8 @@ class _Steps:
             out_shardings=(places, replicated(run.mesh)),
             donate_argnums=0,
         )
-        self._options = options_for(run.mesh.devices.flat[0].device_kind)
+        kind = run.mesh.devices.flat[0].device_kind
+        self._options = options_for(kind) if run.async_collectives else {}
         self._compiled: dict[tuple, Callable] = {}
 
     def knows(self, batch: Batch) -> bool:
@@ -237,7 +240,7 @@ class _Steps:
     def compile(self, state: TrainState, batch: Batch) -> None:
         """Compiles for the shape of this batch."""
         lowered = self._jitted.lower(state, batch)
-        self._compiled[_shape(batch)] = lowered.compile(self._options or None)
+        self._compiled[_shape(batch)] = compiled(lowered, self._options)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         """Dispatches one step."""

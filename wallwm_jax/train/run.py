@@ -81,6 +81,7 @@ def build_run(config: ConfigDict) -> Run:
         save_every=section.save_every,
         log_every=section.log_every,
         accumulate=section.accumulate,
+        async_collectives=config.async_collectives,
         limits=build.construct(Limits, config.limits, "limits"),
         observe=build.construct(Observe, config.observe, "observe"),
         began=began,

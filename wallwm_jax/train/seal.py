@@ -16,6 +16,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,20 @@ class DamagedError(CheckpointError):
 
 
 def folder_of(folder: epath.Path | Path | str) -> epath.Path:
-    """A folder, on this machine (made absolute) or in an object store (gs://...)."""
-    return epath.Path(folder) if "://" in str(folder) else epath.Path(folder).absolute()
+    """A folder, on this machine (made absolute) or in a bucket (gs://...).
+
+    Raises:
+      CheckpointError: another kind of store, or what reads buckets is not installed.
+    """
+    if "://" not in str(folder):
+        return epath.Path(folder).absolute()
+    if not str(folder).startswith("gs://"):
+        raise CheckpointError(f"checkpoints cannot lie in {folder}; name a disk or gs://bucket/...")
+    if find_spec("gcsfs") is None:
+        raise CheckpointError(
+            f"{folder} is read with gcsfs, which is not installed: pip install gcsfs"
+        )
+    return epath.Path(folder)
 
 
 def steps_in(folder: epath.Path) -> list[int]:
