@@ -153,7 +153,9 @@ def mini_run(folder: Path, mesh: dict[str, int] | None = None, **changes: Any) -
 def main() -> None:
     """Trains in FOLDER; `hang=RANK:STEP` stops one process's data, key=number sets a field."""
     words = dict(word.split("=") for word in sys.argv[2:])
-    elsewhere = {"checkpoints": folder_of(words.pop("checkpoints"))} if "checkpoints" in words else {}
+    elsewhere = (
+        {"checkpoints": folder_of(words.pop("checkpoints"))} if "checkpoints" in words else {}
+    )
     heartbeat, slow = int(words.pop("heartbeat", 100)), float(words.pop("slow", 0))
     rank, _, step = words.pop("hang", "-1:-1").partition(":")
     limit = float(words.pop("limit", 600))
