@@ -63,10 +63,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
     # beartype checks the jaxtyping annotations while tests run; setuptools and
     # wheel let `make setup` install the package without fetching a build room.
-    "test": [
-        "beartype>=0.20", "gcp-storage-emulator>=2024.8", "hypothesis", "pytest>=8", "pytest-xdist", "setuptools",
-        "wheel", "zarr>=3",
-    ],
+    "test": ["beartype>=0.20", "hypothesis", "pytest>=8", "pytest-xdist", "setuptools", "wheel", "zarr>=3"],
 }
 
 

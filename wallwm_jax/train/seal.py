@@ -14,6 +14,8 @@ whatever instant a run is killed at, and whoever copies a step copies its seal.
 
 import asyncio
 import json
+import platform
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -34,6 +36,9 @@ CHUNK = 1 << 24
 
 COMMIT_FILE = ocp.path.atomicity.COMMIT_SUCCESS_FILE
 
+BREAKING = ((3, 12, 0), (3, 12, 1))
+"""Pythons that lose a run sooner or later when it writes to a bucket."""
+
 Entry = list[int]
 """[bytes, crc32c] of a file."""
 
@@ -50,7 +55,7 @@ def folder_of(folder: epath.Path | Path | str) -> epath.Path:
     """A folder, on this machine (made absolute) or in a bucket (gs://...).
 
     Raises:
-      CheckpointError: another kind of store, or what reads buckets is not installed.
+      CheckpointError: another kind of store, or what reads buckets is missing or would crash.
     """
     if "://" not in str(folder):
         return epath.Path(folder).absolute()
@@ -60,20 +65,28 @@ def folder_of(folder: epath.Path | Path | str) -> epath.Path:
         raise CheckpointError(
             f"{folder} is read with gcsfs, which is not installed: pip install gcsfs"
         )
+    if sys.version_info[:3] in BREAKING:
+        raise CheckpointError(
+            f"{folder} cannot be used with Python {platform.python_version()}, whose garbage collector "
+            "crashes on what gcsfs does (python/cpython issue 111211); take 3.12.2 or newer, or 3.11"
+        )
     return epath.Path(folder)
 
 
 def steps_in(folder: epath.Path) -> list[int]:
     """Numbers of the folders that look like steps, whole or not, in order.
 
-    Object stores show a step while it is written; there only committed ones count.
+    Object stores show a step while it is written; there only committed ones count, and
+    a folder is gone with the last thing in it, be it between two looks.
     """
-    if not folder.is_dir():
+    try:
+        paths = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
     remote = "://" in str(folder)
     return sorted(
         int(path.name)
-        for path in folder.iterdir()
+        for path in paths
         if path.name.isdecimal()
         and str(int(path.name)) == path.name
         and path.is_dir()
