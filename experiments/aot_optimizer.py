@@ -12,7 +12,7 @@ layer in Wan2.2-TI2V-5B, 300 in all. (A training run cuts queries, keys, values
 and output kernels into heads, which is less work.)
 """
 
-import functools
+from functools import partial
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -31,7 +31,13 @@ from wallwm_jax.optim.muon import muon_plan
 from wallwm_jax.optim.rules import match_rules
 from wallwm_jax.optim.schedules import warmup_constant
 from wallwm_jax.parallel import aot
-from wallwm_jax.parallel.mesh import activate, make_mesh, optimizer_shardings, param_shardings
+from wallwm_jax.parallel.mesh import (
+    activate,
+    make_mesh,
+    optimizer_shardings,
+    param_shardings,
+    shaped,
+)
 from wallwm_jax.train import build
 
 Kind = Literal["muon", "adamw", "optax_muon"]
@@ -112,19 +118,15 @@ def update_program(
     optimizer: optax.GradientTransformation, shapes: Any, shardings: Any, mesh: Mesh
 ) -> aot.Program:
     """(parameters, state, gradients) -> (parameters, state), all in place."""
-    typed = lambda dtype: (
-        lambda x, place: jax.ShapeDtypeStruct(  # noqa: E731
-            x.shape, dtype or x.dtype, sharding=place
-        )
-    )
-    params = jax.tree.map(typed(None), shapes, shardings)
-    grads = jax.tree.map(typed(jnp.bfloat16), shapes, shardings)
+    params = shaped(shapes, shardings)
+    travelling = partial(optax.tree_utils.tree_cast, dtype=jnp.bfloat16)
+    grads = shaped(jax.eval_shape(travelling, shapes), shardings)
     places = optimizer_shardings(optimizer, shapes, shardings, mesh)
-    state = jax.tree.map(typed(None), jax.eval_shape(optimizer.init, shapes), places)
+    state = shaped(jax.eval_shape(optimizer.init, shapes), places)
 
     def update(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, new = optimizer.update(grads, state, params)
-        keep = functools.partial(jax.tree.map, lambda x, p: jax.lax.with_sharding_constraint(x, p))
+        keep = partial(jax.tree.map, lambda x, p: jax.lax.with_sharding_constraint(x, p))
         return keep(optax.apply_updates(params, updates), shardings), keep(new, places)
 
     return aot.Program(function=update, arguments=(params, state, grads), donated=(0, 1, 2))

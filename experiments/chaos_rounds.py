@@ -26,7 +26,8 @@ from experiments.chaos_toy import (
     losses,
     wait_for_step,
 )
-from wallwm_jax.train.checkpoint import CheckpointError, latest_step, read_params
+from wallwm_jax.train.checkpoint import CheckpointError
+from wallwm_jax.train.saved import latest_step, read_params
 from wallwm_jax.train.seal import damage, folder_of
 
 

@@ -40,10 +40,10 @@ from wallwm_jax.input.batch import Batch
 from wallwm_jax.input.loader import Loader
 from wallwm_jax.parallel.processes import Processes, free_port, join, together
 from wallwm_jax.train import build
-from wallwm_jax.train.checkpoint import latest_step
 from wallwm_jax.train.encode import encode_dataset
 from wallwm_jax.train.loop import train
 from wallwm_jax.train.run import build_run
+from wallwm_jax.train.saved import latest_step
 
 STAGE = "video"
 WAIT_S = 600

@@ -18,7 +18,7 @@ from wallwm_jax.rollout.load import load_policy
 from wallwm_jax.rollout.planner import ScriptPlanner
 from wallwm_jax.rollout.policy import EventPolicy
 from wallwm_jax.train import build
-from wallwm_jax.train.checkpoint import latest_step
+from wallwm_jax.train.saved import latest_step
 
 
 def inference_config(config: ConfigDict) -> InferenceConfig:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.common import EXPECTED, one_line_errors, quiet
-from wallwm_jax.train.checkpoint import read_params
+from wallwm_jax.train.saved import read_params
 from wallwm_jax.train.seal import CheckpointError, damage, folder_of, steps_in
 
 

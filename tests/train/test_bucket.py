@@ -14,8 +14,8 @@ from mini_run import mini_run
 
 from wallwm_jax.parallel.processes import free_port
 from wallwm_jax.train import seal
-from wallwm_jax.train.checkpoint import latest_step, read_params
 from wallwm_jax.train.loop import train
+from wallwm_jax.train.saved import latest_step, read_params
 from wallwm_jax.train.seal import COMMIT_FILE, CheckpointError, damage, folder_of, steps_in
 
 pytestmark = pytest.mark.skipif(

@@ -17,10 +17,11 @@ import pytest
 from toy_state import META, copied, files_of, toy_state, write_steps
 
 from wallwm_jax.errors import UserError
-from wallwm_jax.train import checkpoint
+from wallwm_jax.train import checkpoint, saved
 from wallwm_jax.train.array_sums import describe
-from wallwm_jax.train.checkpoint import Checkpoints, latest_step, read_meta, read_params
+from wallwm_jax.train.checkpoint import Checkpoints
 from wallwm_jax.train.retention import KeepVerified
+from wallwm_jax.train.saved import latest_step, read_meta, read_params
 from wallwm_jax.train.seal import (
     COMMIT_FILE,
     SEAL,
@@ -63,6 +64,13 @@ def test_what_was_saved_comes_back_and_its_seal_covers_every_file(written):
     assert latest_step(written) == 4 and read_meta(written, 2) == META
     equal(read_params(written, 4), toy_state(4).frozen | toy_state(4).ema)
     equal(read_params(written, 4, average=False), toy_state(4).frozen | toy_state(4).params)
+
+
+def test_what_latest_step_has_just_compared_is_not_read_twice(written, monkeypatch):
+    step = latest_step(written)
+    whole = read_meta(written, step), read_params(written, step)
+    monkeypatch.setattr(saved, "refuse_damage", lambda *args: pytest.fail("read again"))
+    equal((read_meta(written, step, verify=False), read_params(written, step, verify=False)), whole)
 
 
 def test_every_flip_truncation_and_deletion_is_named(written, tmp_path):

@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 from configs.metaworld import get_config
 from wallwm_jax.input.loader import Loader
 from wallwm_jax.train.build import checkpoint_folder
-from wallwm_jax.train.checkpoint import latest_step, read_meta, read_params
 from wallwm_jax.train.loop import train
 from wallwm_jax.train.run import build_run
+from wallwm_jax.train.saved import latest_step, read_meta, read_params
 from wallwm_jax.train.seal import folder_of
 
 KILLS = int(os.environ.get("WALLWM_KILLS", "1"))

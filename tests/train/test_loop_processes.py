@@ -8,8 +8,8 @@ from layout_run import trained
 from mini_processes import await_steps, ended, lines, start, told
 from mini_run import mini_run
 
-from wallwm_jax.train.checkpoint import latest_step
 from wallwm_jax.train.loop import train
+from wallwm_jax.train.saved import latest_step
 
 
 @pytest.mark.parametrize("count", [1, 2])

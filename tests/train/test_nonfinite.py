@@ -13,9 +13,9 @@ from mini_run import DIMS, MiniDenoiser, MiniLoader, mini_loss, mini_run
 
 from wallwm_jax.input.batch import Batch
 from wallwm_jax.parallel.mesh import activate
-from wallwm_jax.train.checkpoint import latest_step
 from wallwm_jax.train.loop import Limits, initial_state, train
 from wallwm_jax.train.metrics import NonFiniteError
+from wallwm_jax.train.saved import latest_step
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.step import train_step
 

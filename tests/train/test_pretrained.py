@@ -31,11 +31,12 @@ from wallwm_jax.input.prompts import PieceTokeniser
 from wallwm_jax.models.codec import Codec
 from wallwm_jax.train import fingerprint
 from wallwm_jax.train.build import build_denoiser
-from wallwm_jax.train.checkpoint import CheckpointError, read_meta, read_params
+from wallwm_jax.train.checkpoint import CheckpointError
 from wallwm_jax.train.encode import open_encoded
 from wallwm_jax.train.loop import initial_state, train
 from wallwm_jax.train.pretrained import PretrainedError, open_sources
 from wallwm_jax.train.run import build_run
+from wallwm_jax.train.saved import read_meta, read_params
 
 
 @pytest.fixture(scope="module")

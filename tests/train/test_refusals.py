@@ -9,10 +9,11 @@ import pytest
 
 from wallwm_jax.errors import UserError
 from wallwm_jax.train.build import build_denoiser, build_objective
-from wallwm_jax.train.checkpoint import CheckpointError, Checkpoints, latest_step
+from wallwm_jax.train.checkpoint import CheckpointError, Checkpoints
 from wallwm_jax.train.encode import open_encoded
 from wallwm_jax.train.loop import train
 from wallwm_jax.train.run import build_run
+from wallwm_jax.train.saved import latest_step
 from wallwm_jax.train.stages import stage_named
 
 ROOT = Path(__file__).parents[2]

@@ -78,13 +78,6 @@ class SyncResult:
         """Steps by which the pictures are behind the actions."""
         return self.seen.place + (self.followed.place if self.followed else 0.0)
 
-    def later_than(self, other: "SyncResult") -> int:
-        """Whole steps by which the pictures are later behind the actions than in `other`."""
-        steps = round(self.seen.place - other.seen.place)
-        if self.followed and other.followed:
-            steps += round(self.followed.place - other.followed.place)
-        return steps
-
     @property
     def trouble(self) -> str:
         """Why the lags cannot be trusted; "" when they can."""

@@ -15,8 +15,8 @@ from wallwm_jax.models.patch_codec import PatchCodec
 from wallwm_jax.rollout.inference import InferenceConfig
 from wallwm_jax.rollout.policy import EventPolicy
 from wallwm_jax.train.build import NONE, denoiser_from_meta
-from wallwm_jax.train.checkpoint import latest_step, read_meta, read_params
 from wallwm_jax.train.pretrained import reopen
+from wallwm_jax.train.saved import latest_step, read_meta, read_params
 
 
 def load_policy(
@@ -42,14 +42,14 @@ def load_policy(
       PretrainedError: a folder that it needs is missing, or holds other weights.
     """
     step = latest_step(folder)
-    meta = read_meta(folder, step)
+    meta = read_meta(folder, step, verify=False)
     sources = {
         slot: reopen(slot, record, pretrained.get(slot))
         for slot, record in meta.get("pretrained", {}).items()
         if slot != "video"  # the tower itself is in the checkpoint
     }
     # On the device once, not at every call.
-    params = jax.device_put(read_params(folder, step))
+    params = jax.device_put(read_params(folder, step, verify=False))
     params |= {slot: source.load() for slot, source in sources.items()}
     denoiser = denoiser_from_meta(meta["model"])
     page = meta["input"]

@@ -46,6 +46,7 @@ from wallwm_jax.train.agreement import (
 from wallwm_jax.train.array_sums import describe
 from wallwm_jax.train.orbax_log import OneReport, what_it_says
 from wallwm_jax.train.retention import KeepVerified
+from wallwm_jax.train.saved import read_json, read_meta
 from wallwm_jax.train.seal import (
     CheckpointError,
     DamagedError,
@@ -53,7 +54,6 @@ from wallwm_jax.train.seal import (
     damage,
     damaged,
     folder_of,
-    refuse_damage,
     sealing,
     steps_in,
 )
@@ -266,7 +266,7 @@ class Checkpoints:
         counts = multihost_utils.process_allgather(np.array(len(found)))
         if counts.sum():
             raise damaged(where, found or ["other processes found damage in their share"])
-        stored, arrays = read_meta(self.folder, step), _read_json(where / "arrays")
+        stored, arrays = read_meta(self.folder, step), read_json(where / "arrays")
         refuse_other_model(where, stored, meta)
         refuse_other_arrays(where, arrays, shapes_named(self._kept(like)))
         abstract = jax.tree.map(
@@ -319,77 +319,3 @@ class Checkpoints:
             if self._failures:
                 self._sweep()
             self._quiet.__exit__(None, None, None)
-
-
-def latest_step(folder: epath.Path | Path | str) -> int:
-    """Newest whole step in a folder of checkpoints; reads every file of it.
-
-    Damaged steps are passed over with one line in the log each, and left alone.
-
-    Raises:
-      CheckpointError: there is none.
-    """
-    folder = folder_of(folder)
-    broken: dict[int, DamagedError] = {}
-    for step in reversed(steps_in(folder)):
-        if not (found := damage(folder / str(step))):
-            for error in broken.values():
-                logging.warning("%s. Taking step %d", error, step)
-            return step
-        broken[step] = damaged(folder / str(step), found)
-    if broken:
-        raise all_damaged(broken)
-    raise CheckpointError(f"no checkpoint in {folder}; train that stage first, or set its workdir")
-
-
-def read_meta(folder: epath.Path | Path | str, step: int) -> dict[str, Any]:
-    """The "meta" item of one step.
-
-    Raises:
-      DamagedError: its files are not what was saved.
-    """
-    where = folder_of(folder) / str(step)
-    refuse_damage(where, ("meta",))
-    return _read_json(where / "meta")
-
-
-def read_params(
-    folder: epath.Path | Path | str, step: int, *, average: bool = True
-) -> dict[str, Any]:
-    """All parameters of a checkpoint: frozen parts and trained parts together.
-
-    Args:
-      folder: of the run's checkpoints.
-      step: which one.
-      average: the trained parts' EMA (for inference and later stages) or the
-        raw parameters.
-
-    Returns:
-      {"codec", "text", "video", "action"} as numpy arrays, on the host, less
-      what the run inherited from folders.
-
-    Raises:
-      DamagedError: the step is not what was saved, or not finite.
-    """
-    where = folder_of(folder) / str(step)
-    refuse_damage(where, ("state", "arrays"))
-    path, handler = where / "state", ocp.PyTreeCheckpointHandler()
-    tree, trained = handler.metadata(path).tree, "ema" if average else "params"
-    target = jax.tree.map(
-        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype),
-        {name: tree.get(name, {}) for name in ("frozen", trained)},
-    )
-    restored = handler.restore(
-        path,
-        args=ocp.args.PyTreeRestore(
-            item=target,
-            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target),
-            partial_restore=True,
-        ),
-    )
-    refuse_other_sums(where, _read_json(where / "arrays"), describe(restored))
-    return restored["frozen"] | restored[trained]
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    return ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore())
