@@ -58,10 +58,10 @@ endef
 $(BIN)/pip:
 	@set -e; chosen=""; \
 	for python in $(or $(PYTHON),python3.11 python3.12 python3); do \
-	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then chosen=$$python; break; fi; \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11) or (3, 12) <= sys.version_info < (3, 12, 2))' 2>/dev/null; then chosen=$$python; break; fi; \
 	done; \
 	if test -z "$$chosen"; then \
-	  echo "make setup: no Python 3.11 or newer found (tried $(or $(PYTHON),python3.11 python3.12 python3)); install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; \
+	  echo "make setup: no Python 3.11, nor one from 3.12.2 on, found (tried $(or $(PYTHON),python3.11 python3.12 python3)); install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; \
 	  exit 1; \
 	fi; \
 	$$chosen -c 'import ensurepip' 2>/dev/null || $(call debian,python3-venv,$$chosen cannot make virtual environments); \

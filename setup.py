@@ -88,7 +88,9 @@ setuptools.setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    # 3.12.0 and 3.12.1 crash on buffers that wait to be collected (python/cpython issue 111211):
+    # multiprocessing makes such buffers, and so does gcsfs.
+    python_requires=">=3.11,!=3.12.0,!=3.12.1",
     packages=setuptools.find_packages(include=["wallwm_jax", "wallwm_jax.*"]),
     package_data={"wallwm_jax": ["**/*.css"]},
     install_requires=RUNTIME,

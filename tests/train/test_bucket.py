@@ -18,9 +18,6 @@ from wallwm_jax.train.loop import train
 from wallwm_jax.train.saved import latest_step, read_params
 from wallwm_jax.train.seal import COMMIT_FILE, CheckpointError, damage, folder_of, steps_in
 
-pytestmark = pytest.mark.skipif(
-    sys.version_info[:3] in seal.BREAKING, reason="this Python crashes on what gcsfs does"
-)
 NAME = "wallwm-test"
 SERVER = Path(__file__).with_name("bucket_server.py")
 

@@ -14,8 +14,6 @@ whatever instant a run is killed at, and whoever copies a step copies its seal.
 
 import asyncio
 import json
-import platform
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -36,9 +34,6 @@ CHUNK = 1 << 24
 
 COMMIT_FILE = ocp.path.atomicity.COMMIT_SUCCESS_FILE
 
-BREAKING = ((3, 12, 0), (3, 12, 1))
-"""Pythons that lose a run sooner or later when it writes to a bucket."""
-
 Entry = list[int]
 """[bytes, crc32c] of a file."""
 
@@ -55,7 +50,7 @@ def folder_of(folder: epath.Path | Path | str) -> epath.Path:
     """A folder, on this machine (made absolute) or in a bucket (gs://...).
 
     Raises:
-      CheckpointError: another kind of store, or what reads buckets is missing or would crash.
+      CheckpointError: another kind of store, or what reads buckets is not installed.
     """
     if "://" not in str(folder):
         return epath.Path(folder).absolute()
@@ -64,11 +59,6 @@ def folder_of(folder: epath.Path | Path | str) -> epath.Path:
     if find_spec("gcsfs") is None:
         raise CheckpointError(
             f"{folder} is read with gcsfs, which is not installed: pip install gcsfs"
-        )
-    if sys.version_info[:3] in BREAKING:
-        raise CheckpointError(
-            f"{folder} cannot be used with Python {platform.python_version()}, whose garbage collector "
-            "crashes on what gcsfs does (python/cpython issue 111211); take 3.12.2 or newer, or 3.11"
         )
     return epath.Path(folder)
 
