@@ -26,7 +26,7 @@ setup: $(STAMP) gl ## Makes .venv with the locked packages and finds an OpenGL l
 
 parity: setup $(PARITY) ## Adds PyTorch's models and the TPU compiler: `make test` then compares with them.
 
-demo: setup ## Data, training, evaluation: writes runs/demo/report.html (at most 20 minutes on two cores).
+demo: setup ## Data, training, evaluation: writes runs/demo/report.html (11 to 23 minutes on two shared cores).
 	$(BIN)/python -m experiments.demo --out runs/demo
 
 smoke: setup ## The same path, tiny: runs/smoke/report.html.

@@ -239,10 +239,16 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
+class Server(ThreadingHTTPServer):
+    """A checkpoint's files come all at once."""
+
+    request_queue_size = 128
+
+
 def serve(port: int, name: str) -> None:
     """Serves an empty bucket on this machine until it is killed."""
     handler = type("Handler", (Handler,), {"bucket": Bucket(), "name": name})
-    ThreadingHTTPServer(("localhost", port), handler).serve_forever()
+    Server(("localhost", port), handler).serve_forever()
 
 
 if __name__ == "__main__":
