@@ -59,7 +59,11 @@ def test_settings_that_do_not_fit_are_one_line(given, words):
     assert "\n" not in str(caught.value)
 
 
-PRINTS = "import os; print(*(os.environ['WALLWM_' + k] for k in ('PROCESSES', 'PROCESS_ID')))"
+# One write each: what three processes print in pieces may mingle.
+PRINTS = (
+    "import os; e = os.environ; "
+    "os.write(1, f\"{e['WALLWM_PROCESSES']} {e['WALLWM_PROCESS_ID']}\\n\".encode())"
+)
 
 
 def test_every_process_is_told_its_number(capfd):
